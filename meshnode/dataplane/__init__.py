@@ -1,0 +1,1 @@
+"""The batch kernel: one interface over the Python reference and (where built) its native twin."""

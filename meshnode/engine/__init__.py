@@ -1,0 +1,1 @@
+"""The asyncio shells that move packets between TUN, UDP and the WireGuard core."""

@@ -1,0 +1,1 @@
+"""Adapters to the host: TUN, addresses, routes, rules, firewall, sysctls; declarative, undone in full."""

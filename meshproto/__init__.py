@@ -1,0 +1,1 @@
+"""What both ends of the control connection share: typed keys, primitives, control Noise and its messages."""
