@@ -1,0 +1,53 @@
+# The commands of a contributor. `make` alone lists them. Everything runs from .venv, which `setup` makes.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-stop test lint bench lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+CHECKED := meshproto meshnode coordinator tests bench setup.py
+# Tests that a contributor wants now: make test TESTS=tests/meshproto
+TESTS ?=
+export PYTHON
+
+help:
+	@echo 'make demo        a coordinator and four nodes in namespaces, at work (root); KEEP=1 leaves them running'
+	@echo 'make demo-stop   ends what KEEP=1 left'
+	@echo 'make test        lint, types and every test, system and interop included (root); TESTS=path for some'
+	@echo 'make lint        ruff and mypy only'
+	@echo 'make bench       speed, as ratios to what else there is (root)'
+	@echo 'make setup       install what all of these need; they call it by themselves'
+	@echo 'make lock        choose the newest versions of all dependencies anew, into requirements.lock'
+	@echo 'make clean       remove .venv, caches and what a broken run left'
+
+setup: .venv/.ready
+
+.venv/.ready: tools/setup.sh requirements.lock pyproject.toml setup.py
+	@tools/setup.sh
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m tests.netlab.demo $(if $(KEEP),--keep)
+
+demo-stop: setup
+	@$(BIN)/python -m tests.netlab.demo --stop
+
+lint: setup
+	@$(BIN)/ruff check --quiet $(CHECKED)
+	@$(BIN)/ruff format --quiet --check $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/pytest $(TESTS)
+
+bench: setup
+	@$(BIN)/python -m bench $(if $(JSON),--json)
+
+lock:
+	@tools/lock.sh
+
+clean:
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.netlab.demo --stop; fi
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

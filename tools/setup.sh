@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Makes this machine and checkout ready: Debian packages that are missing, the virtual environment with the versions
+# of requirements.lock, and the project itself in it. Safe to run again; `make setup` runs it when something changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# program:package, for each program that the tests, the demo and the benchmarks call.
+programs=(
+    ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps tcpdump:tcpdump curl:curl
+    wg:wireguard-tools wireguard-go:wireguard-go iperf3:iperf3
+)
+
+python=${PYTHON:-python3}
+
+missing_packages() {
+    local entry
+    for entry in "${programs[@]}"; do
+        command -v "${entry%%:*}" >/dev/null || printf '%s ' "${entry##*:}"
+    done
+    command -v "$python" >/dev/null || printf 'python3 '
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || printf 'python3-venv '
+}
+
+install_packages() {
+    local packages log
+    read -ra packages <<<"$(missing_packages)"
+    [ "${#packages[@]}" -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || die "not root: first run as root: apt-get install ${packages[*]}"
+    command -v apt-get >/dev/null || die "no apt-get here: install what provides: ${packages[*]}"
+    say "installing Debian packages: ${packages[*]}"
+    log=$(mktemp)
+    export DEBIAN_FRONTEND=noninteractive
+    if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "apt-get failed; its whole output is in $log"
+    fi
+    rm -f "$log"
+}
+
+check_python() {
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$("$python" --version) is too old: 3.11 or newer is needed (set PYTHON=/path/to/python3.11)"
+}
+
+make_environment() {
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+        say "creating .venv with $("$python" --version)"
+        rm -rf .venv
+        "$python" -m venv .venv
+    fi
+    local pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+    say "installing the locked Python packages"
+    "${pip[@]}" install -r requirements.lock
+    say "installing meshnode and coordinator into .venv"
+    "${pip[@]}" install --no-deps --no-build-isolation --editable .
+}
+
+install_packages
+check_python
+make_environment
+say "ready"
