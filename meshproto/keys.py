@@ -115,6 +115,20 @@ class ChallengePublic(PublicKey):
     kind = "challenge key"
 
 
+class NetworkLockPublic(PublicKey):
+    """Tailnet-lock identity (Ed25519). Also read with its older prefix `tlpub:`."""
+
+    __slots__ = ()
+    prefix = "nlpub:"
+    kind = "tailnet-lock key"
+    old_prefix: ClassVar[str] = "tlpub:"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        prefix = cls.old_prefix if text.startswith(cls.old_prefix) else cls.prefix
+        return cls(_parse_hex(cls.kind, prefix, text))
+
+
 Public = TypeVar("Public", bound=PublicKey)
 
 
