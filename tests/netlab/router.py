@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.netlab.host import Host
@@ -14,6 +15,7 @@ table inet firewall {{
     type filter hook input priority filter; policy accept;
     iifname "{wan}" ct state established,related accept
     iifname "{wan}" meta l4proto {{ icmp, icmpv6 }} accept
+    {accepted}
     iifname "{wan}" drop
   }}
   chain forward {{
@@ -44,11 +46,13 @@ class Router(Host):
         super().__init__(name, namespace, directory)
         self.set_sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
 
-    def firewall(self, wan: str) -> None:
-        """Let nothing in from the interface `wan` that was not asked for from inside."""
-        self.nft(FIREWALL.format(wan=wan))
+    def firewall(self, wan: str, *, open_udp: Iterable[int] = ()) -> None:
+        """Let nothing in from `wan` that was not asked for from inside, except to these UDP ports."""
+        ports = ", ".join(map(str, open_udp))
+        accepted = f'iifname "{wan}" udp dport {{ {ports} }} accept' if ports else ""
+        self.nft(FIREWALL.format(wan=wan, accepted=accepted))
 
-    def masquerade(self, wan: str) -> None:
+    def masquerade(self, wan: str, *, open_udp: Iterable[int] = ()) -> None:
         """Be a home router: IPv4 leaves `wan` under the router's address, and the firewall is up."""
-        self.firewall(wan)
+        self.firewall(wan, open_udp=open_udp)
         self.nft(MASQUERADE.format(wan=wan))
