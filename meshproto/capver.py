@@ -50,7 +50,7 @@ HISTORY = {
 
 
 def client_release(version: int) -> str:
-    """The newest Tailscale release, such as `1.80`, that announces at most `version`; `unknown` below 1.80."""
+    """The newest Tailscale release that announces at most `version`, or `unknown` below 1.80."""
     known = [release for release in sorted(CLIENT_RELEASES) if release <= version]
     return CLIENT_RELEASES[known[-1]] if known else "unknown"
 
