@@ -19,10 +19,12 @@ hosts that become nodes. The home router lets WireGuard's port in; the café's l
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 from tests.netlab.host import Host
 from tests.netlab.lab import Lab
 from tests.netlab.processes import Process
+from tests.netlab.programs import Coordinator, Node
 from tests.netlab.waiting import wait_for
 from tests.netlab.web import PAGE
 
@@ -114,3 +116,35 @@ def address_seen_by_site(host: Host, address: str = SITE_ADDRESS) -> str | None:
     shown = f"[{address}]" if ":" in address else address
     body = fetch(host, f"http://{shown}/ip")
     return None if body is None else body.strip()
+
+
+class HomeMesh:
+    """The home lab with the project's programs: a coordinator of the user ana, and nodes that join it."""
+
+    # What each node says of itself when it joins.
+    FLAGS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "laptop": ("--accept-routes",),
+        "home": ("--advertise-routes", HOME_LAN),
+        "server": (),
+        "exit": ("--advertise-exit-node",),
+    }
+
+    def __init__(self, lab: Lab) -> None:
+        self.network = HomeLab(lab)
+        self.coordinator = Coordinator(self.network.coordinator, COORDINATOR_ADDRESS)
+        self.nodes = {name: Node(host) for name, host in self.network.nodes.items()}
+
+    def start_coordinator(self) -> None:
+        """Serve, with a first user."""
+        self.coordinator.start()
+        self.coordinator.run("users", "create", "ana")
+
+    def join(self, name: str) -> Node:
+        """Bring a node up with a key of its own."""
+        node = self.nodes[name]
+        node.join(self.coordinator, self.coordinator.create_key("ana"), *self.FLAGS[name])
+        return node
+
+    def pairs(self) -> list[tuple[Node, Node]]:
+        """Every node with every other; the café's first, for it can only be answered, not called."""
+        return [(a, b) for a in self.nodes.values() for b in self.nodes.values() if a is not b]

@@ -16,7 +16,7 @@ class NotInTime(AssertionError):
 
 
 def wait_for(
-    predicate: Callable[[], Value],
+    predicate: Callable[[], Value | None],
     timeout: float = 10.0,
     *,
     what: str = "the condition",
