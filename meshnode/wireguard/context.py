@@ -15,6 +15,7 @@ from meshnode.wireguard.tai64n import TimestampSource
 from meshproto.keys import NodePrivate
 
 if TYPE_CHECKING:
+    from meshnode.wireguard.keypairs import Keypair
     from meshnode.wireguard.peer import Peer
 
 _JITTER_STEPS: Final = 1 << 32
@@ -65,6 +66,13 @@ class DeviceContext:
     def jitter(self) -> float:
         """Uniform in [0, max_jitter) seconds."""
         return int.from_bytes(self.entropy(4), "little") / _JITTER_STEPS * self.timings.max_jitter
+
+    def retire(self, keypair: Keypair) -> None:
+        """Make a keypair unusable, and its index free."""
+        index = keypair.session.local_index
+        self.sessions.delete(index)
+        self.indices.free(index)
+        keypair.session.wipe()
 
     def scratch(self) -> memoryview:
         """A buffer for sealing what waited; its content is good until the next use."""

@@ -84,7 +84,7 @@ class Device:
         """The greatest unit, in bytes, that one send can take; see `dataplane.MAX_UNIT_IPV6`, the default."""
         self._context.max_unit = max_unit
 
-    def set_private_key(self, key: NodePrivate, now: float) -> None:
+    def set_private_key(self, key: NodePrivate) -> None:
         """Become another node. Live keys go on receiving; sending to any peer needs a new handshake."""
         if key == self._context.private:
             return
@@ -233,9 +233,10 @@ class Device:
             if peer is None:
                 continue
             del self._by_id[peer.id]
-            for prefix in [prefix for prefix, owner in self._prefixes.items() if owner == peer.id]:
-                del self._prefixes[prefix]
-                self._allowed_ips.remove(prefix, peer.id)
+            for prefix in peer.config.allowed_ips:
+                if self._prefixes.get(prefix) == peer.id:
+                    del self._prefixes[prefix]
+                    self._allowed_ips.remove(prefix, peer.id)
             peer.close()
 
     def _set_prefixes(self, peers: Iterable[PeerConfig]) -> None:

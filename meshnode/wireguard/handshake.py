@@ -26,6 +26,7 @@ from meshnode.wireguard.cookie import CookieGenerator
 from meshnode.wireguard.messages import CookieReply, HandshakeResponse
 from meshnode.wireguard.tai64n import TimestampSource
 from meshproto.keys import NodePrivate, NodePublic
+from meshproto.primitives import WeakPublicKey
 
 LONG_AGO: Final = float("-inf")
 
@@ -104,7 +105,7 @@ class PeerHandshake:
         """Authenticate an initiation that claims to be this peer's, and refuse replays and floods."""
         try:
             accepted = noise.consume_initiation(opened, self._shared())
-        except noise.InvalidHandshake:
+        except (noise.InvalidHandshake, WeakPublicKey):
             return DropReason.INVALID_HANDSHAKE
         if accepted.timestamp <= self._greatest_timestamp:
             return DropReason.REPLAYED_TIMESTAMP

@@ -168,7 +168,7 @@ def consume_response(
     preshared_key: bytes | None,
     message: HandshakeResponse,
 ) -> TransportKeys:
-    """Our keys, as initiator. `handshake` is only read. Raises InvalidHandshake, also for another preshared key."""
+    """The initiator's keys; `handshake` is only read. Raises InvalidHandshake, if only the psk differs."""
     key, hash_, transport = _second_message(
         bytes(handshake.chaining_key),
         bytes(handshake.hash),

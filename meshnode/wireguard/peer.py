@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from meshnode import dataplane
-from meshnode.dataplane import DropReason, Session
+from meshnode.dataplane import DropReason, Session, SessionSpent
 from meshnode.wireguard import constants, noise
 from meshnode.wireguard.context import DeviceContext
 from meshnode.wireguard.events import (
@@ -36,7 +36,6 @@ class Peer:
     __slots__ = (
         "_context",
         "_heard_again_at",
-        "_on_timer",
         "_source",
         "config",
         "handshake",
@@ -62,7 +61,7 @@ class Peer:
         self.handshake = PeerHandshake(
             context.private, config.public_key, config.preshared_key, context.timings, context.entropy
         )
-        self.slots = KeySlots(self._discard)
+        self.slots = KeySlots(context.retire)
         self.timers = Timers(context.timings, context.jitter)
         self.staged = StagedPackets()
         self.scheduled_at = NEVER
@@ -75,14 +74,6 @@ class Peer:
         self.last_handshake_wall: float | None = None
         self.last_sent: float | None = None
         self.last_received: float | None = None
-        self._on_timer: dict[Timer, Callable[[float], None]] = {
-            Timer.EXPIRE_KEYS: self._on_expire_keys,
-            Timer.ZERO_KEYS: self._on_zero_keys,
-            Timer.RETRANSMIT_HANDSHAKE: self._on_retransmit_handshake,
-            Timer.NEW_HANDSHAKE: self._on_new_handshake,
-            Timer.SEND_KEEPALIVE: self._on_send_keepalive,
-            Timer.PERSISTENT_KEEPALIVE: self.send_keepalive,
-        }
 
     # --- configuration ---
 
@@ -126,7 +117,7 @@ class Peer:
         if now >= allowed_at:
             self._send_initiation(now)
         elif path_changed or self.timers.retransmit_handshake == NEVER:
-            self.timers.retransmit_at(allowed_at + self._context.jitter())
+            self.timers.initiation_delayed(allowed_at)
 
     def respond(self, accepted: noise.AcceptedInitiation, source: Source, now: float) -> None:
         """Answer an authentic initiation (5.4.3). The new key is sent with only after it was seen in use."""
@@ -137,6 +128,7 @@ class Peer:
         self._key_derived(now)
         self._received(source, now, is_handshake=True)
         self._send(message, Kind.HANDSHAKE, now, reply_to=source)
+        self.timers.response_sent(now)
 
     def consume_response(self, message: HandshakeResponse, source: Source, now: float) -> DropReason | None:
         """The answer to our initiation: a new key, proved at once by using it."""
@@ -145,6 +137,9 @@ class Peer:
         if isinstance(outcome, DropReason) or pending is None:
             return outcome if isinstance(outcome, DropReason) else None
         keypair = self._keypair(outcome, pending.local_index, message.sender_index, now, is_initiator=True)
+        if self.slots.next is not None and self._context.private.public > self.public_key:
+            # We called each other at once. Let one of us renew first, or we would collide every time.
+            keypair.rekey_at += self._context.timings.keepalive_timeout
         self.slots.derived_as_initiator(keypair)
         self._key_derived(now)
         self._received(source, now, is_handshake=True)
@@ -221,7 +216,7 @@ class Peer:
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         while (timer := self.timers.pop_expired(now)) is not None:
-            self._on_timer[timer](now)
+            _ON_TIMER[timer](self, now)
 
     def stats(self) -> PeerStats:
         return PeerStats(
@@ -320,13 +315,23 @@ class Peer:
             if keypair is None:
                 self.initiate(now)
                 return
-            packet = memoryview(self.staged.take_first())
-            self._seal_staged(keypair, packet, now)
+            packet = self.staged.take_first()
+            try:
+                self._seal_staged(keypair, packet, now)
+            except SessionSpent:
+                self.staged.put_back(packet)
+                self.initiate(now)
+                return
 
-    def _seal_staged(self, keypair: Keypair, packet: memoryview, now: float) -> None:
+    def _seal_staged(self, keypair: Keypair, packet: bytes, now: float) -> None:
         context = self._context
         out = context.scratch()
-        units = dataplane.seal_superpacket(keypair.session, packet, out, context.mtu, context.max_unit)
+        units = dataplane.seal_superpacket(
+            keypair.session, memoryview(packet), out, context.mtu, context.max_unit
+        )
+        if not units:
+            context.drop(DropReason.MALFORMED_OUTBOUND_PACKET)
+            return
         for unit in units:
             for offset in range(unit.offset, unit.offset + unit.length, unit.stride):
                 datagram = bytes(out[offset : min(offset + unit.stride, unit.offset + unit.length)])
@@ -360,8 +365,14 @@ class Peer:
             self._context.indices.free(pending.local_index)
             self.handshake.clear()
 
-    def _discard(self, keypair: Keypair) -> None:
-        index = keypair.session.local_index
-        self._context.sessions.delete(index)
-        self._context.indices.free(index)
-        keypair.session.wipe()
+
+# Functions, not bound methods: those would make every peer a cycle that only the collector frees.
+_ON_TIMER: Final[dict[Timer, Callable[[Peer, float], None]]] = {
+    Timer.EXPIRE_KEYS: Peer._on_expire_keys,
+    Timer.ZERO_KEYS: Peer._on_zero_keys,
+    Timer.RETRANSMIT_HANDSHAKE: Peer._on_retransmit_handshake,
+    Timer.DELAYED_HANDSHAKE: Peer._send_initiation,
+    Timer.NEW_HANDSHAKE: Peer._on_new_handshake,
+    Timer.SEND_KEEPALIVE: Peer._on_send_keepalive,
+    Timer.PERSISTENT_KEEPALIVE: Peer.send_keepalive,
+}

@@ -7,6 +7,7 @@ at when somebody asks for them: nothing is scheduled per packet. Times are monot
 | --- | --- | --- | --- |
 | retransmit_handshake | initiation sent: 5 s + jitter | handshake complete | an initiation, or giving up |
 | send_keepalive | data received, unless armed: 10 s | any authenticated packet sent | a keepalive |
+| delayed_handshake | an initiation must wait | initiation sent, handshake complete | that initiation |
 | new_handshake | data sent, unless armed: 15 s + jitter | any authenticated packet received | an initiation |
 | persistent_keepalive | any authenticated packet sent or received: its interval | interval 0 | a keepalive |
 | expire_keys | a key was derived: when the oldest key is 180 s old | - | that key is of no use any more |
@@ -31,6 +32,7 @@ class Timer(enum.Enum):
     EXPIRE_KEYS = "expire_keys"
     ZERO_KEYS = "zero_keys"
     RETRANSMIT_HANDSHAKE = "retransmit_handshake"
+    DELAYED_HANDSHAKE = "delayed_handshake"
     NEW_HANDSHAKE = "new_handshake"
     SEND_KEEPALIVE = "send_keepalive"
     PERSISTENT_KEEPALIVE = "persistent_keepalive"
@@ -42,8 +44,10 @@ class Timers:
     __slots__ = (
         "_jitter",
         "_need_another_keepalive",
+        "_silence_timeout",
         "_timings",
         "attempts",
+        "delayed_handshake",
         "expire_keys",
         "new_handshake",
         "persistent_interval",
@@ -69,9 +73,11 @@ class Timers:
         self.expire_keys = NEVER
         self.zero_keys = NEVER
         self.retransmit_handshake = NEVER
+        self.delayed_handshake = NEVER
         self.new_handshake = NEVER
         self.send_keepalive = NEVER
         self.persistent_keepalive = NEVER
+        self._silence_timeout = timings.new_handshake_timeout + jitter()
         self.wake_at = NEVER
         """No deadline is earlier than this. It may be too early, never too late."""
 
@@ -79,18 +85,28 @@ class Timers:
 
     def initiation_sent(self, now: float) -> None:
         """Should be called after an initiation was sent, retransmitted or not."""
-        self.retransmit_at(now + self._timings.rekey_timeout + self._jitter())
+        self.delayed_handshake = NEVER
+        self.retransmit_handshake = now + self._timings.rekey_timeout + self._jitter()
+        self._wake_by(self.retransmit_handshake)
 
-    def retransmit_at(self, deadline: float) -> None:
-        """Should be called when an initiation is due at `deadline`, because it could not be sent before."""
-        self.retransmit_handshake = deadline
-        self._wake_by(deadline)
+    def initiation_delayed(self, allowed_at: float) -> None:
+        """Should be called when an initiation is wanted but may not be sent before `allowed_at`."""
+        self.delayed_handshake = allowed_at + self._jitter()
+        self._wake_by(self.delayed_handshake)
+
+    def response_sent(self, now: float) -> None:
+        """Should be called after a response was sent: an initiation that waits has to wait again."""
+        if self.delayed_handshake != NEVER:
+            self.initiation_delayed(now + self._timings.rekey_timeout)
 
     def handshake_complete(self) -> None:
         """Should be called after both sides are known to have the new key."""
         self.retransmit_handshake = NEVER
+        self.delayed_handshake = NEVER
         self.attempts = 0
         self.sent_last_minute_handshake = False
+        # Drawn once per key: a random number per batch of data would cost more than the rest of the hook.
+        self._silence_timeout = self._timings.new_handshake_timeout + self._jitter()
 
     def session_derived(self, now: float) -> None:
         """Should be called after a key was derived, in either role."""
@@ -112,7 +128,7 @@ class Timers:
     def data_sent(self, now: float) -> None:
         """Should be called after non-empty transport data was sent."""
         if self.new_handshake == NEVER:
-            self.new_handshake = now + self._timings.new_handshake_timeout + self._jitter()
+            self.new_handshake = now + self._silence_timeout
             self._wake_by(self.new_handshake)
 
     def data_received(self, now: float) -> None:
@@ -163,6 +179,7 @@ class Timers:
             self.expire_keys,
             self.zero_keys,
             self.retransmit_handshake,
+            self.delayed_handshake,
             self.new_handshake,
             self.send_keepalive,
             self.persistent_keepalive,
