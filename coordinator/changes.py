@@ -1,0 +1,46 @@
+"""A `Change` says which records a batch of writes touched, so that only those are looked at.
+
+It is a hint where to look, not what to send: the mapper compares the snapshot a node was last told about with
+the current one, at these places only. Two changes in a row therefore merge by union, and a flap in between
+costs nothing on the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+from coordinator.model import NodeID, UserID
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a batch of writes touched.
+
+    `nodes` were added, altered or removed, went online or offline, expired, or gained or lost a primary
+    route. `users` have a new name or profile. `network` is set when something that every map holds may
+    differ: the policy, the DERP map, DNS.
+    """
+
+    nodes: frozenset[NodeID] = frozenset()
+    users: frozenset[UserID] = frozenset()
+    network: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.users or self.network)
+
+    def merge(self, other: Change) -> Change:
+        """The change that covers both."""
+        return Change(
+            nodes=self.nodes | other.nodes,
+            users=self.users | other.users,
+            network=self.network or other.network,
+        )
+
+
+NOTHING = Change()
+
+
+def merge_all(changes: list[Change]) -> Change:
+    """The change that covers all of `changes`; empty when there are none."""
+    return reduce(Change.merge, changes, NOTHING)

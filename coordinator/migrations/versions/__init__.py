@@ -1,0 +1,1 @@
+"""One module per revision, in order; the file name begins with the revision."""
