@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(60 + 20 * KILLS)]
 
 
 class Writer(threading.Thread):
-    """Creates users and keys by the command line, one after the other, and remembers which were acknowledged."""
+    """Creates users and keys by the command line, and remembers which were acknowledged."""
 
     def __init__(self, number: int, coordinator: Coordinator, over: threading.Event) -> None:
         super().__init__()

@@ -1,0 +1,216 @@
+"""`make demo`: a coordinator and four nodes at work on this one machine, which is left as it was.
+
+It joins a laptop in a café, a home router, a rented server and an exit node to one mesh, and shows with real
+pings and real web pages what that is good for. The network is drawn in `tests.netlab.homelab`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.netlab import Lab, wait_for
+from tests.netlab.homelab import (
+    CAFE_UPLINK,
+    EXIT_UPLINK,
+    EXIT_UPLINK_V6,
+    HOME_LAN,
+    HOME_LAN_ADDRESS,
+    SITE_ADDRESS_V6,
+    HomeMesh,
+    address_seen_by_site,
+    fetches_web_page,
+)
+from tests.netlab.lab import kept_labs
+from tests.netlab.programs import BIN
+
+LAB_NAME = "demo"
+
+
+class Report:
+    """What was done and seen: progress while it happens, a table at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.table = Table(title="What was done, and what was seen")
+        self.table.add_column("done")
+        self.table.add_column("seen")
+        self.failed = False
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """One line of progress, with the seconds it took."""
+        began = time.monotonic()
+        with self.console.status(what):
+            yield
+        self.console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+    def saw(self, done: str, seen: object, wanted: object) -> None:
+        """A row of the table: what was done, what was seen, and whether that is what had to be seen."""
+        right = seen == wanted
+        self.failed |= not right
+        self.table.add_row(
+            done, f"[green]{seen}[/green]" if right else f"[red]{seen}[/red] instead of {wanted}"
+        )
+
+
+def tell(mesh: HomeMesh, report: Report) -> None:
+    """The story, in the order in which it happens."""
+    join_everybody(mesh, report)
+    ping_everybody(mesh, report)
+    open_the_home_lan(mesh, report)
+    go_out_by_the_exit_node(mesh, report)
+    report.console.print(report.table)
+    show(report.console, "laptop: meshnode status", mesh.nodes["laptop"].run("status").stdout)
+    shown = mesh.coordinator.run("nodes", "list-routes").stdout
+    show(report.console, "coordinator: coordinator nodes list-routes", shown)
+
+
+def join_everybody(mesh: HomeMesh, report: Report) -> None:
+    """One coordinator, four nodes."""
+    with report.step("coordinator serve; coordinator users create ana"):
+        mesh.start_coordinator()
+    for name in mesh.nodes:
+        with report.step(f"{name}: meshnode up --login-server … --authkey … {shlex.join(mesh.FLAGS[name])}"):
+            mesh.join(name)
+    report.saw(
+        "nodes in `coordinator nodes list`", len(mesh.coordinator.query("nodes", "list")), len(mesh.nodes)
+    )
+
+
+def ping_everybody(mesh: HomeMesh, report: Report) -> None:
+    """Every node to every other, over both families."""
+    pairs = mesh.pairs()
+    with report.step("pings over IPv4 and IPv6 among all nodes"):
+        for source, destination in pairs:
+            source.wait_to_reach(destination)
+        by_family = {
+            "IPv4": sum(source.host.reaches(destination.ipv4) for source, destination in pairs),
+            "IPv6": sum(source.host.reaches(destination.ipv6) for source, destination in pairs),
+        }
+    for family, answered in by_family.items():
+        report.saw(
+            f"pings over {family} among all nodes",
+            f"{answered} of {len(pairs)}",
+            f"{len(pairs)} of {len(pairs)}",
+        )
+
+
+def open_the_home_lan(mesh: HomeMesh, report: Report) -> None:
+    """The page on the home's LAN, before and after its route is approved."""
+    laptop = mesh.nodes["laptop"].host
+    with report.step("laptop: the page on the home's LAN, before its route is approved"):
+        report.saw("page on the home's LAN, route not approved", page(fetches_web_page(laptop)), page(False))
+    with report.step(f"coordinator nodes approve-routes --identifier … --routes {HOME_LAN}"):
+        mesh.coordinator.approve("home", HOME_LAN)
+        wait_for(lambda: fetches_web_page(laptop), 15, what="the page behind the subnet router")
+    report.saw("the same page, route approved", page(fetches_web_page(laptop)), page(True))
+    caller = mesh.network.web_log.output().splitlines()[-1].split()[0]
+    report.saw("caller in the log of that web server", caller, HOME_LAN_ADDRESS)
+
+
+def page(came: bool) -> str:
+    return "fetched" if came else "no answer"
+
+
+def go_out_by_the_exit_node(mesh: HomeMesh, report: Report) -> None:
+    """The laptop's address as a site on the internet sees it."""
+    laptop = mesh.nodes["laptop"]
+    with report.step("laptop: asks a site on the internet for its own address"):
+        report.saw(
+            "laptop's address on the internet, no exit node", address_seen_by_site(laptop.host), CAFE_UPLINK
+        )
+    with report.step(
+        "coordinator nodes approve-routes … --routes 0.0.0.0/0,::/0; meshnode set --exit-node exit"
+    ):
+        mesh.coordinator.approve("exit", "0.0.0.0/0", "::/0")
+        wait_for(lambda: (laptop.peer("exit") or {}).get("ExitNodeOption"), 15, what="the exit node's offer")
+        laptop.run("set", "--exit-node", "exit")
+        wait_for(lambda: address_seen_by_site(laptop.host) == EXIT_UPLINK, 15, what="the exit node's uplink")
+    report.saw("… with --exit-node exit, IPv4", address_seen_by_site(laptop.host), EXIT_UPLINK)
+    report.saw(
+        "… with --exit-node exit, IPv6", address_seen_by_site(laptop.host, SITE_ADDRESS_V6), EXIT_UPLINK_V6
+    )
+    with report.step("laptop: meshnode set --exit-node="):
+        laptop.run("set", "--exit-node=")
+        wait_for(lambda: address_seen_by_site(laptop.host) == CAFE_UPLINK, 15, what="the café's uplink")
+    report.saw("… after --exit-node=", address_seen_by_site(laptop.host), CAFE_UPLINK)
+
+
+def show(console: Console, title: str, text: str) -> None:
+    console.print(f"\n[bold]{title}[/bold]")
+    print(text.rstrip())
+
+
+def write_entry(mesh: HomeMesh) -> str:
+    """A script that opens a shell in a host with both commands ready; its path."""
+    path = mesh.network.lab.directory / "enter"
+    cases = [
+        f"{name}) export MESHNODE_SOCKET={shlex.quote(str(node.socket))};;"
+        for name, node in mesh.nodes.items()
+    ]
+    script = f"""#!/bin/sh
+# enter HOST [COMMAND...]: a shell, or a command, in a host of the demo.
+host=$1; shift
+case $host in
+{os.linesep.join(cases)}
+coordinator) export COORDINATOR_CONFIG={shlex.quote(str(mesh.coordinator.config))};;
+esac
+export PATH={shlex.quote(str(BIN))}:"$PATH" PS1="$host# "
+[ $# -gt 0 ] || set -- bash --norc
+exec ip netns exec "{mesh.network.lab.id}-$host" "$@"
+"""
+    path.write_text(script)
+    path.chmod(0o755)
+    return str(path)
+
+
+def explain_kept(console: Console, mesh: HomeMesh, enter: str) -> None:
+    """How to look around in what was left running."""
+    console.print("\n[bold]Left running.[/bold] Enter a host, or run a command in it:\n")
+    for host in ("coordinator", *mesh.nodes, "web", "site"):
+        print(f"  {enter} {host}")
+    print(f"\n  {enter} laptop meshnode status\n  {enter} coordinator coordinator nodes list\n")
+    console.print("End it with: [bold]make demo-stop[/bold]")
+
+
+def stop_kept(console: Console) -> None:
+    """End every demo that was left running."""
+    for lab_id in kept_labs():
+        Lab.destroy(lab_id)
+        console.print(f"ended {lab_id}")
+
+
+def main() -> int:
+    """Run the demo; the exit status."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    parser.add_argument("--stop", action="store_true", help="end what --keep left, and do nothing else")
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    if arguments.stop:
+        stop_kept(console)
+        return 0
+    if os.geteuid() != 0:
+        console.print("make demo needs root: it makes network namespaces. Run: sudo make demo", style="red")
+        return 1
+    report = Report(console)
+    with Lab(LAB_NAME, keep=arguments.keep) as lab:
+        with report.step("a small internet of network namespaces"):
+            mesh = HomeMesh(lab)
+        tell(mesh, report)
+        if arguments.keep:
+            explain_kept(console, mesh, write_entry(mesh))
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
