@@ -25,6 +25,9 @@ class Policy(Protocol):
     ) -> tuple[IPNetwork, ...]:
         """Which of the routes that `peer` serves `viewer` may use."""
 
+    def distinguishes(self, before: NodeRecord, after: NodeRecord) -> bool:
+        """Whether other rules apply to `after` than to `before`, two records of one node."""
+
     def packet_filter(self, node: NodeRecord) -> tuple[FilterRule, ...]:
         """What the packet filter of `node` lets in."""
 
@@ -45,6 +48,9 @@ class AllowAll:
         self, viewer: NodeRecord, peer: NodeRecord, routes: Sequence[IPNetwork]
     ) -> tuple[IPNetwork, ...]:
         return tuple(routes)
+
+    def distinguishes(self, before: NodeRecord, after: NodeRecord) -> bool:
+        return False
 
     def packet_filter(self, node: NodeRecord) -> tuple[FilterRule, ...]:
         return ALLOW_ALL_RULES
