@@ -8,7 +8,6 @@ costs nothing on the wire.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 from coordinator.model import NodeID, UserID
 
@@ -18,29 +17,18 @@ class Change:
     """What a batch of writes touched.
 
     `nodes` were added, altered or removed, went online or offline, expired, or gained or lost a primary
-    route. `users` have a new name or profile. `network` is set when something that every map holds may
-    differ: the policy, the DERP map, DNS.
+    route. `users` have a new name or profile.
     """
 
     nodes: frozenset[NodeID] = frozenset()
     users: frozenset[UserID] = frozenset()
-    network: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.users or self.network)
+        return bool(self.nodes or self.users)
 
     def merge(self, other: Change) -> Change:
         """The change that covers both."""
-        return Change(
-            nodes=self.nodes | other.nodes,
-            users=self.users | other.users,
-            network=self.network or other.network,
-        )
+        return Change(nodes=self.nodes | other.nodes, users=self.users | other.users)
 
 
 NOTHING = Change()
-
-
-def merge_all(changes: list[Change]) -> Change:
-    """The change that covers all of `changes`; empty when there are none."""
-    return reduce(Change.merge, changes, NOTHING)

@@ -25,6 +25,9 @@ from coordinator.peerdiff import PeerDiff, diff_peer
 from coordinator.store import Snapshot
 from meshproto.messages import Debug, DERPMap, FilterRule, MapResponse, Node, UserProfile
 
+# Viewers who are told at the same time come from the same snapshot; a few lag behind.
+KEPT_STEPS = 4
+
 
 class Mapper:
     """Full maps and deltas.
@@ -34,7 +37,7 @@ class Mapper:
 
     def __init__(self) -> None:
         self._views = NodeViews()
-        self._step: _Step | None = None
+        self._steps: list[_Step] = []
 
     def full(self, snapshot: Snapshot, viewer_id: NodeID, wall: datetime) -> MapResponse:
         """All that the viewer may know:
@@ -65,10 +68,7 @@ class Mapper:
 
         `change` covers everything that happened between the two. Both snapshots hold the viewer.
         """
-        step = self._step
-        if step is None or not step.is_between(told, current, change):
-            self._views.forget_missing(current)
-            step = self._step = _Step(self._views, told, current, change)
+        step = self._step(told, current, change)
         viewer = _Viewer(told.nodes[viewer_id], current.nodes[viewer_id])
         diffs = tuple(step.diffs(viewer))
         owners = step.owners_changed(viewer) if change.users else frozenset()
@@ -82,6 +82,15 @@ class Mapper:
                 response, derp_map=network.derp_map, packet_filters=network.packet_filters
             )
         return msgspec.structs.replace(response, node=own)
+
+    def _step(self, told: Snapshot, current: Snapshot, change: Change) -> _Step:
+        for step in self._steps:
+            if step.is_between(told, current, change):
+                return step
+        self._views.forget_missing(current)
+        step = _Step(self._views, told, current, change)
+        self._steps = [step, *self._steps[: KEPT_STEPS - 1]]
+        return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +197,9 @@ def _changed_network(told: Snapshot, current: Snapshot, viewer: _Viewer) -> _Net
     old_rules = told.policy.packet_filter(viewer.before)
     rules = current.policy.packet_filter(viewer.after)
     new_map = None if derp_map == told.settings.derp_map else derp_map
-    new_rules = None if rules == old_rules else {"base": rules}
-    return None if new_map is None and new_rules is None else _Network(new_map, new_rules)
+    if new_map is None and rules == old_rules:
+        return None
+    return _Network(new_map, None if rules == old_rules else {"base": rules})
 
 
 def _profiles(snapshot: Snapshot, owners: Iterable[UserID]) -> tuple[UserProfile, ...]:

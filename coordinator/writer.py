@@ -101,8 +101,9 @@ class Writer:
 
     async def _commit(self, batch: list[_Write]) -> None:
         draft = Draft(self.snapshot, self._wall())
-        decided = [write for write in batch if _decide(write, draft)]
+        decided = batch
         try:
+            decided = [write for write in batch if _decide(write, draft)]
             if draft.is_stored:
                 await self._storage.write(draft)
         except Exception as error:
@@ -117,35 +118,27 @@ class Writer:
                 write.done.set_result(write.result)
 
     async def _commit_apart(self, batch: list[_Write], error: Exception) -> None:
-        """The store refused a batch: the guilty write must not take the others with it."""
+        """Something in the batch failed: the guilty write must not take the others with it."""
         if len(batch) > 1:
             for write in batch:
                 await self._commit([write])
             return
-        logger.error("write failed", extra={"error": str(error)})
+        logger.error("write failed", exc_info=error)
         for write in batch:
             if not write.done.done():
-                write.done.set_exception(Unavailable(f"the database refused the write: {_reason(error)}"))
+                write.done.set_exception(Unavailable(f"the write failed: {_reason(error)}"))
 
 
 def _decide(write: _Write, draft: Draft) -> bool:
-    """Whether the write was decided and its updates are in the draft; otherwise its caller knows why not."""
+    """Whether the write was decided and its updates are in the draft; if not, its caller knows why."""
     try:
         updates, write.result = write.decide(draft)
     except CoordinatorError as refusal:
-        _refuse(write, refusal)
-        return False
-    except Exception as error:
-        logger.exception("a decision failed")
-        _refuse(write, error)
+        if not write.done.done():
+            write.done.set_exception(refusal)
         return False
     draft.apply(updates)
     return True
-
-
-def _refuse(write: _Write, error: Exception) -> None:
-    if not write.done.done():
-        write.done.set_exception(error)
 
 
 def _reason(error: Exception) -> str:
