@@ -1,0 +1,119 @@
+"""A file that remembers which kernel settings we changed, and from what, until they are put back.
+
+It is written before a setting is: what a crash leaves is at worst an entry for a change that did not happen.
+It is good for one boot and one network namespace, because settings live no longer than these.
+
+Format: JSON, `{"version": 1, "where": "<boot id>/<namespace>", "entries": [...]}`, an entry as `Entry` below.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+VERSION = 1
+
+
+class JournalDamaged(Exception):
+    """The file exists and cannot be understood, so what it remembers cannot be put back."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        super().__init__(f"the journal {path} cannot be read: {why}")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One setting that we changed."""
+
+    group: str
+    """Why: settings of one group are put back together."""
+    key: str
+    """Path below /proc/sys."""
+    old: str
+    written: str
+    """What we wrote. If another value is there later, someone else has decided, and it stays."""
+
+
+class _File(msgspec.Struct):
+    version: int
+    where: str
+    entries: list[Entry]
+
+
+class Journal:
+    """The entries, oldest first, always the same in memory and on disk."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        """Read the file if there is one. Entries from another boot or namespace are dropped.
+
+        Raises JournalDamaged, or OSError when the file cannot be read.
+        """
+        self.path = path
+        self._where = where
+        self._entries = _read(path, where)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(self._entries)
+
+    def of(self, group: str) -> tuple[Entry, ...]:
+        """The entries of one group, oldest first."""
+        return tuple(entry for entry in self._entries if entry.group == group)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Add entries; a key that is there already keeps its first old value. On disk when this returns."""
+        known = {entry.key for entry in self._entries}
+        added = [entry for entry in entries if entry.key not in known]
+        if added:
+            self._store(self._entries + added)
+
+    def forget(self, group: str) -> None:
+        """Remove the entries of one group. The last one takes the file with it."""
+        left = [entry for entry in self._entries if entry.group != group]
+        if len(left) != len(self._entries):
+            self._store(left)
+
+    def _store(self, entries: list[Entry]) -> None:
+        if entries:
+            content = msgspec.json.encode(_File(VERSION, self._where, entries))
+            write_atomically(self.path, content)
+        else:
+            self.path.unlink(missing_ok=True)
+        self._entries = entries
+
+
+def _read(path: Path, where: str) -> list[Entry]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    try:
+        file = msgspec.json.decode(content, type=_File)
+    except msgspec.DecodeError as error:
+        raise JournalDamaged(path, str(error)) from error
+    if file.version != VERSION:
+        raise JournalDamaged(path, f"its version is {file.version}, this program knows {VERSION}")
+    return file.entries if file.where == where else []
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by rename, readable by its owner only, on disk when this returns."""
+    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(FILE_MODE)
+    with new.open("r+b") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
