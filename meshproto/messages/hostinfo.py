@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from meshproto.addresses import IPNetwork
@@ -52,7 +50,11 @@ class Location(Message, frozen=True, kw_only=True):
 
 
 class Hostinfo(Message, frozen=True, kw_only=True):
-    """Inventory, offers and wishes of a node. Every field is optional on the wire."""
+    """Inventory, offers and wishes of a node. Every field is optional on the wire.
+
+    `TPM`, free-form inventory that nobody reads, is left out: the coordinator passes a hostinfo on to peers,
+    and what it passes on should have a known shape and depth.
+    """
 
     ipn_version: str = ""
     frontend_log_id: str = ""
@@ -96,5 +98,4 @@ class Hostinfo(Message, frozen=True, kw_only=True):
     services_hash: str = ""
     exit_node_id: str = ""
     location: Location | None = None
-    tpm: Any = None
     state_encrypted: bool | None = None

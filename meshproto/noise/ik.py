@@ -16,7 +16,8 @@ Response, coordinator to node, 51 bytes, first bytes of the upgraded stream:
      3  32  ephemeral public key, clear
     35  16  tag of an empty payload
 
-Instead of a response the coordinator may send type 0x03, a length and a text: unauthenticated, for people only.
+Instead of a response the coordinator may send type 0x03, a length and a text: unauthenticated, only to be
+shown to people.
 """
 
 from __future__ import annotations
