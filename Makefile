@@ -22,6 +22,7 @@ help:
 	@echo 'make clean       remove .venv, caches and what a broken run left'
 
 setup: .venv/.ready
+	@:
 
 .venv/.ready: tools/setup.sh requirements.lock pyproject.toml setup.py
 	@tools/setup.sh

@@ -1,8 +1,8 @@
 """One tunnel between two hosts: TCP throughput of one stream, and the round trip of a ping while idle.
 
 Ours (the WireGuard engine as one process at each end, without coordinator) and Debian's wireguard-go take
-turns, round by round, in the same kind of network, so that what else the machine does hits both. The figure is
-the ratio of the medians. `--json` prints one line per MTU instead of the table.
+turns, round by round, in the same kind of network, so that what else the machine does hits both. The figure
+is the ratio of the medians. `--json` prints one line per MTU instead of the table.
 """
 
 from __future__ import annotations
