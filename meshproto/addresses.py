@@ -8,12 +8,17 @@ prefix would cost the whole message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from meshproto.json_union import json_union
 
 MAX_PORT = 65535
+MAX_CACHED_TEXTS = 8192
+"""Parsed prefixes, and parsed `ip:port`, that are remembered: maps repeat the same ones over and over."""
+_SHOWN = 80  # characters of a malformed text that its error repeats
+_MAX_ADDR_PORT_LENGTH = 80  # an IPv6 literal with an interface name fits; anything longer is made up
 
 if TYPE_CHECKING:
     IPAddress = IPv4Address | IPv6Address
@@ -35,7 +40,7 @@ def parse_address(text: str) -> IPAddress:
     try:
         return ip_address(text)
     except ValueError as error:
-        raise MalformedAddress(f"not an IP address: {text!r}") from error
+        raise MalformedAddress(f"not an IP address: {text[:_SHOWN]!r}") from error
 
 
 def _decimal(text: str, maximum: int) -> int:
@@ -44,6 +49,7 @@ def _decimal(text: str, maximum: int) -> int:
     return int(text)
 
 
+@lru_cache(MAX_CACHED_TEXTS)
 def parse_prefix(text: str) -> IPNetwork:
     """`192.168.1.0/24`; host bits are cleared. Raises MalformedAddress."""
     address, slash, length = text.partition("/")
@@ -52,7 +58,7 @@ def parse_prefix(text: str) -> IPNetwork:
             raise ValueError(text)
         return ip_network(f"{address}/{_decimal(length, 128)}", strict=False)
     except ValueError as error:
-        raise MalformedAddress(f"not a prefix: {text!r}") from error
+        raise MalformedAddress(f"not a prefix: {text[:_SHOWN]!r}") from error
 
 
 class AddrPort(NamedTuple):
@@ -67,15 +73,7 @@ class AddrPort(NamedTuple):
 
         Raises MalformedAddress.
         """
-        host, _, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        try:
-            address = ip_address(host[1:-1] if bracketed else host)
-            if bracketed != (address.version == 6):
-                raise ValueError(text)
-            return cls(str(address), _decimal(port, MAX_PORT))
-        except ValueError as error:
-            raise MalformedAddress(f"not ip:port: {text!r}") from error
+        return _parse_addr_port(text)
 
     @property
     def address(self) -> IPAddress:
@@ -84,6 +82,21 @@ class AddrPort(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(MAX_CACHED_TEXTS)
+def _parse_addr_port(text: str) -> AddrPort:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        if len(text) > _MAX_ADDR_PORT_LENGTH:
+            raise ValueError(text)
+        address = ip_address(host[1:-1] if bracketed else host)
+        if bracketed != (address.version == 6):
+            raise ValueError(text)
+        return AddrPort(str(address), _decimal(port, MAX_PORT))
+    except ValueError as error:
+        raise MalformedAddress(f"not ip:port: {text[:_SHOWN]!r}") from error
 
 
 class AddrPorts(Sequence[AddrPort]):

@@ -36,7 +36,7 @@ def parse_time(text: str) -> datetime:
     """The time in UTC, cut (not rounded) to microseconds. Raises MalformedTime."""
     match = _RFC3339.fullmatch(text)
     if match is None:
-        raise MalformedTime(f"not an RFC 3339 time: {text!r}")
+        raise MalformedTime(f"not an RFC 3339 time: {text[:80]!r}")
     *date_and_time, fraction, sign, hours, minutes = match.groups()
     microsecond = int((fraction or "0")[:6].ljust(6, "0"))
     try:

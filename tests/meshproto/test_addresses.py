@@ -56,6 +56,7 @@ def test_addr_port(text: str, value: AddrPort) -> None:
         "[2001:db8::1]",
         "[2001:db8::1:5",
         "[]:5",
+        "[fe80::1%" + "x" * 80 + "]:5",
     ],
 )
 def test_not_an_addr_port(text: str) -> None:
