@@ -2,9 +2,9 @@
 
     python -m bench.endurance [--minutes 30]
 
-Pings ten times a second and a TCP stream of 5 Mbit/s run between the two daemons as a user starts them. Exits 1
-when a ping was lost, when there were fewer rekeys than the protocol's 120 s give, or when a program's memory at
-the end is more than a tenth above what it was after the first minute.
+Pings ten times a second and a TCP stream of 5 Mbit/s run between the two daemons as a user starts them. Exits
+1 when a ping was lost, when there were fewer rekeys than the protocol's 120 s give, or when the memory of a
+program is at the end more than a tenth above what it was after the first minute.
 """
 
 from __future__ import annotations
