@@ -19,7 +19,6 @@ class DropReason(enum.Enum):
     REPLAYED_COUNTER = "replayed_counter"
     MALFORMED_INNER_PACKET = "malformed_inner_packet"
     SOURCE_NOT_ALLOWED = "source_not_allowed"
-    OUTPUT_FULL = "output_full"  # the caller's buffer was smaller than the contract says
 
     # A datagram from the network, handshake.
     INVALID_LENGTH = "invalid_length"

@@ -1,56 +1,101 @@
-"""The batch kernel in Python: the definition of correct."""
+"""The batch kernel in Python: the definition of correct, and what runs where no compiled twin is built.
+
+    transport data = type and reserved u32 little-endian (4) | receiver index u32 | counter u64 | sealed
+    packet
+
+Sealed packet: ChaCha20-Poly1305 of the padded IP packet, nonce 4 zero bytes and the counter, no associated
+data (reference §2). Every call takes and returns positions in the caller's buffers; it keeps no reference
+to them.
+"""
 
 from __future__ import annotations
 
 import struct
 from typing import Final
 
-from meshnode.dataplane import virtio
 from meshnode.dataplane.allowed_ips import AllowedIPs
+from meshnode.dataplane.coalescing import Coalescer
 from meshnode.dataplane.drops import DropReason, count_drop
-from meshnode.dataplane.sessions import Session, SessionSpent, SessionTable
-from meshnode.dataplane.types import NO_PEER, Activity, Coalescing, Opened, Unit
-from meshproto.primitives import InvalidTag
+from meshnode.dataplane.segmentation import MalformedSuperpacket, Superpacket
+from meshnode.dataplane.sessions import TRANSPORT_DATA, Session, SessionSpent, SessionTable
+from meshnode.dataplane.types import MAX_UNIT_SEGMENTS, NO_PEER, Activity, Coalescing, Opened, Unit
+from meshnode.dataplane.virtio import HEADER_SIZE
+from meshproto.primitives import ChaCha20Poly1305, InvalidTag
 
+__all__ = ["open_batch", "padding", "route", "seal_packet", "seal_superpacket"]
+
+DATAGRAM_HEADER_SIZE: Final = 16
 OVERHEAD: Final = 32
-TRANSPORT_PREFIX: Final = b"\x04\0\0\0"
-_HEADER: Final = struct.Struct("<4sIQ")
+"""Bytes of a datagram besides the padded packet: header and tag."""
+PADDING_MULTIPLE: Final = 16
+
+_HEADER: Final = struct.Struct("<IIQ")
+_SEALED_HEADER: Final = struct.Struct("<8sQ")
+_INNER_IPV4: Final = struct.Struct(">2xH8x4s")  # total length, source
+_INNER_IPV6: Final = struct.Struct(">4xH2x16s")  # payload length, source
 
 
 def route(allowed_ips: AllowedIPs, packet: memoryview) -> int:
     """The peer that owns the destination of one TUN read; NO_PEER when nobody does or it is no IP packet."""
-    version = packet[10] >> 4 if len(packet) >= 30 else 0
-    if version == 4:
-        return allowed_ips.lookup(bytes(packet[26:30]))
-    if version == 6 and len(packet) >= 50:
-        return allowed_ips.lookup(bytes(packet[34:50]))
+    length = len(packet)
+    version = packet[HEADER_SIZE] >> 4 if length > HEADER_SIZE else 0
+    if version == 4 and length >= HEADER_SIZE + 20:
+        return allowed_ips.lookup(bytes(packet[HEADER_SIZE + 16 : HEADER_SIZE + 20]))
+    if version == 6 and length >= HEADER_SIZE + 40:
+        return allowed_ips.lookup(bytes(packet[HEADER_SIZE + 24 : HEADER_SIZE + 40]))
     return NO_PEER
 
 
 def padding(length: int, mtu: int) -> int:
-    """Zero bytes after a packet of `length` bytes before it is sealed (reference §2.2)."""
+    """Zero bytes that follow a packet of `length` bytes: never beyond the MTU (0: no such limit)."""
     last = length if length <= mtu or not mtu else length % mtu
-    padded = last + 15 & ~15
+    padded = last + PADDING_MULTIPLE - 1 & -PADDING_MULTIPLE
     return (min(padded, mtu) if mtu else padded) - last
 
 
 def seal_packet(session: Session, plaintext: bytes | memoryview, mtu: int) -> bytes:
     """One IP packet (nothing: a keepalive) as one datagram. Raises SessionSpent."""
     counter = session.reserve(1)
-    if session.sealer is None:
-        raise SessionSpent
     padded = bytes(plaintext) + bytes(padding(len(plaintext), mtu))
-    sealed = session.sealer.encrypt((counter << 32).to_bytes(12, "little"), padded, None)
-    return session.header_prefix + counter.to_bytes(8, "little") + sealed
+    sealed = _sealer(session).encrypt(_nonce(counter), padded, None)
+    return _SEALED_HEADER.pack(session.header_prefix, counter) + sealed
 
 
 def seal_superpacket(
     session: Session, packet: memoryview, out: memoryview, mtu: int, max_unit: int
 ) -> list[Unit]:
-    """Seal one TUN read."""
-    datagram = seal_packet(session, packet[10:], mtu)
-    out[: len(datagram)] = datagram
-    return [Unit(0, len(datagram), len(datagram))]
+    """Seal one TUN read (virtio_net_hdr and packet) into `out`, as GSO units of at most `max_unit` bytes.
+
+    The units are adjacent, from the start of `out`; all but the last hold the same number of datagrams, 64
+    at most. The list is empty, and no counter is used, when the offload header does not fit the packet or
+    the result does not fit `out`; SEAL_BUFFER_SIZE bytes take everything that TCP produces. Raises
+    SessionSpent.
+    """
+    try:
+        superpacket = Superpacket(packet)
+    except MalformedSuperpacket:
+        return []
+    padded = superpacket.segment_size + padding(superpacket.segment_size, mtu)
+    padded_last = superpacket.last_size + padding(superpacket.last_size, mtu)
+    stride = padded + OVERHEAD
+    total = (superpacket.count - 1) * stride + padded_last + OVERHEAD
+    if total > len(out):
+        return []
+    counter = session.reserve(superpacket.count)
+    seal, prefix, write_header = (
+        _sealer(session).encrypt_into,
+        session.header_prefix,
+        _SEALED_HEADER.pack_into,
+    )
+    offset = 0
+    for segment in superpacket.segments(padded, padded_last):
+        write_header(out, offset, prefix, counter)
+        end = offset + stride if offset + stride < total else total
+        seal((counter << 32).to_bytes(12, "little"), segment, None, out[offset + DATAGRAM_HEADER_SIZE : end])
+        counter += 1
+        offset = end
+    unit = max(1, min(max_unit // stride, MAX_UNIT_SEGMENTS)) * stride
+    return [Unit(offset, min(unit, total - offset), stride) for offset in range(0, total, unit)]
 
 
 def open_batch(
@@ -61,71 +106,128 @@ def open_batch(
     out: memoryview,
     coalescing: Coalescing = Coalescing.TCP,
 ) -> Opened:
-    """Open what one receive returned."""
-    drops: dict[DropReason, int] = {}
-    units: list[tuple[int, int]] = []
-    other: list[tuple[int, int]] = []
-    activity: dict[int, Activity] = {}
-    end = 0
+    """Open what one receive returned: datagrams of `stride` bytes, the last maybe shorter (reference §2.5).
+
+    `out` must be at least as long as `datagrams`, else ValueError; packets never outgrow their datagrams,
+    so that is always enough. A bad datagram costs only itself and is counted under its reason.
+    """
     total = len(datagrams)
-    for offset in range(0, total, stride or total or 1):
-        length = min(stride or total, total - offset)
-        if length < 4 or bytes(datagrams[offset : offset + 4]) != TRANSPORT_PREFIX:
-            other.append((offset, length))
+    if len(out) < total:
+        raise ValueError(f"the output has {len(out)} bytes, the datagrams {total}")
+    if not 0 < stride < total:
+        stride, coalescing = max(total, 1), Coalescing.NONE
+    drops: dict[DropReason, int] = {}
+    other: list[tuple[int, int]] = []
+    receivers: dict[int, _Receiver] = {}
+    receiver: _Receiver | None = None
+    coalescer = Coalescer(out, coalescing)
+    current, end, parse = -1, 0, _HEADER.unpack_from
+    for offset in range(0, total, stride):
+        stop = offset + stride if offset + stride < total else total
+        if stop - offset < OVERHEAD:
+            if bytes(datagrams[offset : offset + 4]) == b"\x04\0\0\0":
+                count_drop(drops, DropReason.TOO_SHORT)
+            else:
+                other.append((offset, stop - offset))
             continue
-        if length < OVERHEAD:
-            count_drop(drops, DropReason.TOO_SHORT)
+        kind, index, counter = parse(datagrams, offset)
+        if kind != TRANSPORT_DATA:
+            other.append((offset, stop - offset))
             continue
-        _, index, counter = _HEADER.unpack_from(datagrams, offset)
-        found = sessions.get(index)
-        if found is None:
+        if index != current:
+            receiver, current = receivers.get(index) or _receiver(sessions, index, receivers), index
+        if receiver is None:
             count_drop(drops, DropReason.UNKNOWN_RECEIVER_INDEX)
             continue
-        session, peer = found
-        if session.opener is None:
-            count_drop(drops, DropReason.EXPIRED_KEY)
-            continue
+        start = end + HEADER_SIZE
+        sealed = datagrams[offset + DATAGRAM_HEADER_SIZE : stop]
+        outcome = receiver.open(sealed, counter, offset, out[start : start + stop - offset - OVERHEAD])
+        if isinstance(outcome, DropReason):
+            count_drop(drops, outcome)
+        elif outcome:
+            length = receiver.admit(allowed_ips, out, start, outcome)
+            if isinstance(length, DropReason):
+                count_drop(drops, length)
+            else:
+                end = coalescer.add(start, length)
+    activity = [receiver.activity() for receiver in receivers.values() if receiver.packets]
+    return Opened(coalescer.finish(), activity, other, drops)
+
+
+class _Receiver:
+    """A session during one batch: its totals, and the inner source that was looked up last."""
+
+    __slots__ = ("data_packets", "datagram_bytes", "last_offset", "packets", "peer", "session", "source")
+
+    def __init__(self, session: Session, peer: int) -> None:
+        self.session = session
+        self.peer = peer
+        self.packets = self.data_packets = self.datagram_bytes = self.last_offset = 0
+        self.source = b""
+
+    def open(self, sealed: memoryview, counter: int, offset: int, room: memoryview) -> int | DropReason:
+        """Decrypt into `room` and check for replay. Returns the packet's padded size, 0 for a keepalive."""
+        opener = self.session.opener
+        if opener is None:
+            return DropReason.EXPIRED_KEY
         try:
-            plain = session.opener.decrypt(
-                (counter << 32).to_bytes(12, "little"), datagrams[offset + 16 : offset + length], None
-            )
+            size = opener.decrypt_into((counter << 32).to_bytes(12, "little"), sealed, None, room)
         except InvalidTag:
-            count_drop(drops, DropReason.INVALID_TAG)
-            continue
-        if not session.replay.accept(counter):
-            count_drop(drops, DropReason.REPLAYED_COUNTER)
-            continue
-        before = activity.get(index, Activity(peer, session, 0, 0, 0, 0))
-        activity[index] = Activity(
-            peer,
-            session,
-            before.packets + 1,
-            before.data_packets + bool(plain),
-            before.datagram_bytes + length,
-            offset,
+            return DropReason.INVALID_TAG
+        if not self.session.replay.accept(counter):
+            return DropReason.REPLAYED_COUNTER
+        self.packets += 1
+        self.datagram_bytes += size + OVERHEAD
+        self.last_offset = offset
+        if size:
+            self.data_packets += 1
+        return size
+
+    def admit(self, allowed_ips: AllowedIPs, out: memoryview, start: int, size: int) -> int | DropReason:
+        """The length that the inner header states, if it is sound and its source may come from this peer."""
+        version = out[start] >> 4
+        if version == 4 and size >= 20:
+            length, source = _INNER_IPV4.unpack_from(out, start)
+            is_sound = 20 <= length <= size
+        elif version == 6 and size >= 40:
+            length, source = _INNER_IPV6.unpack_from(out, start)
+            length += 40
+            is_sound = length <= size
+        else:
+            return DropReason.MALFORMED_INNER_PACKET
+        if not is_sound:
+            return DropReason.MALFORMED_INNER_PACKET
+        if source != self.source:
+            if allowed_ips.lookup(source) != self.peer:
+                return DropReason.SOURCE_NOT_ALLOWED
+            self.source = source
+        return int(length)
+
+    def activity(self) -> Activity:
+        return Activity(
+            self.peer,
+            self.session,
+            self.packets,
+            self.data_packets,
+            self.datagram_bytes,
+            self.last_offset,
         )
-        if not plain:
-            continue
-        ip = _trim(plain)
-        if ip is None:
-            count_drop(drops, DropReason.MALFORMED_INNER_PACKET)
-            continue
-        if allowed_ips.lookup(ip[12:16] if ip[0] >> 4 == 4 else ip[8:24]) != peer:
-            count_drop(drops, DropReason.SOURCE_NOT_ALLOWED)
-            continue
-        unit = virtio.NO_OFFLOAD + ip
-        out[end : end + len(unit)] = unit
-        units.append((end, len(unit)))
-        end += len(unit)
-    return Opened(units, list(activity.values()), other, drops)
 
 
-def _trim(plain: bytes) -> bytes | None:
-    version = plain[0] >> 4
-    if version == 4 and len(plain) >= 20:
-        length = int.from_bytes(plain[2:4], "big")
-        return plain[:length] if 20 <= length <= len(plain) else None
-    if version == 6 and len(plain) >= 40:
-        length = 40 + int.from_bytes(plain[4:6], "big")
-        return plain[:length] if length <= len(plain) else None
-    return None
+def _receiver(sessions: SessionTable, index: int, receivers: dict[int, _Receiver]) -> _Receiver | None:
+    found = sessions.get(index)
+    if found is None:
+        return None
+    receiver = receivers[index] = _Receiver(*found)
+    return receiver
+
+
+def _sealer(session: Session) -> ChaCha20Poly1305:
+    if session.sealer is None:
+        raise SessionSpent
+    return session.sealer
+
+
+def _nonce(counter: int) -> bytes:
+    """4 zero bytes, then the counter, little-endian."""
+    return (counter << 32).to_bytes(12, "little")
