@@ -86,6 +86,7 @@ class PeerHandshake:
         """Use another identity from the next message on. The caller has cleared `pending`."""
         self._private = private
         self._shared_static = b""
+        self.last_sent = LONG_AGO  # the wait between handshake messages is one of the old identity
 
     def create_initiation(self, local_index: int, timestamps: TimestampSource, now: float) -> bytes:
         """A wholly new initiation, which replaces the one in flight. Raises WeakPublicKey."""

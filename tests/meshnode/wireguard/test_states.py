@@ -134,6 +134,10 @@ def pending_index(a: Node, b: Node) -> int | None:
     return peer.handshake.pending.local_index if peer and peer.handshake.pending else None
 
 
+def session_indices(a: Node) -> list[int]:
+    return [keypair.session.local_index for peer in a.device._peers.values() for keypair in peer.slots]
+
+
 def last(world: World, line: str) -> bytes | None:
     found = world.wire.datagrams(line)
     return found[-1] if found else None
@@ -191,7 +195,7 @@ def response_with_a_weak_ephemeral(world: World, a: Node, b: Node) -> bytes | No
 
 def response_to_a_session(world: World, a: Node, b: Node) -> bytes | None:
     """An index that exists, but names keys and no handshake."""
-    indices = list(a.device._context.sessions.entries)
+    indices = session_indices(a)
     return forging.garbage_response(a.device.public_key, indices[0]) if indices else None
 
 
@@ -200,7 +204,7 @@ def garbage_cookie_reply(world: World, a: Node, b: Node) -> bytes | None:
 
 
 def cookie_reply_to_a_session(world: World, a: Node, b: Node) -> bytes | None:
-    indices = list(a.device._context.sessions.entries)
+    indices = session_indices(a)
     return messages.CookieReply(indices[0], bytes(24), bytes(32)).encode() if indices else None
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meshnode.wireguard.constants import DEFAULT, Timings
 from meshnode.wireguard.timers import NEVER, Timer, Timers
 
-JITTER = 0.2
+JITTER = 0.25  # like all times here exact in binary: nothing to round
 
 
 class SlowTimers:
@@ -101,7 +101,7 @@ HAPPENINGS = [
     "interval",
 ]
 STEPS = st.tuples(
-    st.sampled_from([0.0, 0.5, 3.0, 5.2, 10.0, 16.0, 60.0, 540.0]),
+    st.sampled_from([0.0, 0.5, 3.0, 5.25, 10.0, 16.0, 60.0, 540.0]),
     st.sampled_from(HAPPENINGS),
     st.sampled_from([0.0, 1.0, 25.0]),
 )
