@@ -135,20 +135,17 @@ def open_batch(
             other.append((offset, stop - offset))
             continue
         if index != current:
-            receiver, current = receivers.get(index) or _receiver(sessions, index, receivers), index
+            receiver = receivers.get(index) or _receiver(sessions, index, receivers, drops)
+            current = index
         if receiver is None:
             count_drop(drops, DropReason.UNKNOWN_RECEIVER_INDEX)
             continue
         start = end + HEADER_SIZE
         sealed = datagrams[offset + DATAGRAM_HEADER_SIZE : stop]
-        outcome = receiver.open(sealed, counter, offset, out[start : start + stop - offset - OVERHEAD])
-        if isinstance(outcome, DropReason):
-            count_drop(drops, outcome)
-        elif outcome:
-            length = receiver.admit(allowed_ips, out, start, outcome)
-            if isinstance(length, DropReason):
-                count_drop(drops, length)
-            else:
+        size = receiver.open(sealed, counter, offset, out[start : start + stop - offset - OVERHEAD])
+        if size:
+            length = receiver.admit(allowed_ips, out, start, size)
+            if length:
                 end = coalescer.add(start, length)
     activity = [receiver.activity() for receiver in receivers.values() if receiver.packets]
     return Opened(coalescer.finish(), activity, other, drops)
@@ -157,25 +154,41 @@ def open_batch(
 class _Receiver:
     """A session during one batch: its totals, and the inner source that was looked up last."""
 
-    __slots__ = ("data_packets", "datagram_bytes", "last_offset", "packets", "peer", "session", "source")
+    __slots__ = (
+        "accept",
+        "data_packets",
+        "datagram_bytes",
+        "decrypt_into",
+        "drops",
+        "last_offset",
+        "packets",
+        "peer",
+        "session",
+        "source",
+    )
 
-    def __init__(self, session: Session, peer: int) -> None:
+    def __init__(self, session: Session, peer: int, drops: dict[DropReason, int]) -> None:
         self.session = session
         self.peer = peer
+        self.drops = drops
+        self.accept = session.replay.accept
+        self.decrypt_into = session.opener.decrypt_into if session.opener else None
         self.packets = self.data_packets = self.datagram_bytes = self.last_offset = 0
         self.source = b""
 
-    def open(self, sealed: memoryview, counter: int, offset: int, room: memoryview) -> int | DropReason:
-        """Decrypt into `room` and check for replay. Returns the packet's padded size, 0 for a keepalive."""
-        opener = self.session.opener
-        if opener is None:
-            return DropReason.EXPIRED_KEY
+    def open(self, sealed: memoryview, counter: int, offset: int, room: memoryview) -> int:
+        """Decrypt into `room` and check for replay. Returns the padded size; 0: a keepalive, or dropped."""
+        if self.decrypt_into is None:
+            count_drop(self.drops, DropReason.EXPIRED_KEY)
+            return 0
         try:
-            size = opener.decrypt_into((counter << 32).to_bytes(12, "little"), sealed, None, room)
+            size = self.decrypt_into((counter << 32).to_bytes(12, "little"), sealed, None, room)
         except InvalidTag:
-            return DropReason.INVALID_TAG
-        if not self.session.replay.accept(counter):
-            return DropReason.REPLAYED_COUNTER
+            count_drop(self.drops, DropReason.INVALID_TAG)
+            return 0
+        if not self.accept(counter):
+            count_drop(self.drops, DropReason.REPLAYED_COUNTER)
+            return 0
         self.packets += 1
         self.datagram_bytes += size + OVERHEAD
         self.last_offset = offset
@@ -183,25 +196,26 @@ class _Receiver:
             self.data_packets += 1
         return size
 
-    def admit(self, allowed_ips: AllowedIPs, out: memoryview, start: int, size: int) -> int | DropReason:
-        """The length that the inner header states, if it is sound and its source may come from this peer."""
+    def admit(self, allowed_ips: AllowedIPs, out: memoryview, start: int, size: int) -> int:
+        """The length that the inner header states; 0, and counted, if that or the source is not right."""
         version = out[start] >> 4
+        length = 0
         if version == 4 and size >= 20:
             length, source = _INNER_IPV4.unpack_from(out, start)
-            is_sound = 20 <= length <= size
+            if length < 20:
+                length = 0
         elif version == 6 and size >= 40:
             length, source = _INNER_IPV6.unpack_from(out, start)
             length += 40
-            is_sound = length <= size
-        else:
-            return DropReason.MALFORMED_INNER_PACKET
-        if not is_sound:
-            return DropReason.MALFORMED_INNER_PACKET
+        if not 0 < length <= size:
+            count_drop(self.drops, DropReason.MALFORMED_INNER_PACKET)
+            return 0
         if source != self.source:
             if allowed_ips.lookup(source) != self.peer:
-                return DropReason.SOURCE_NOT_ALLOWED
+                count_drop(self.drops, DropReason.SOURCE_NOT_ALLOWED)
+                return 0
             self.source = source
-        return int(length)
+        return length
 
     def activity(self) -> Activity:
         return Activity(
@@ -214,11 +228,13 @@ class _Receiver:
         )
 
 
-def _receiver(sessions: SessionTable, index: int, receivers: dict[int, _Receiver]) -> _Receiver | None:
+def _receiver(
+    sessions: SessionTable, index: int, receivers: dict[int, _Receiver], drops: dict[DropReason, int]
+) -> _Receiver | None:
     found = sessions.get(index)
     if found is None:
         return None
-    receiver = receivers[index] = _Receiver(*found)
+    receiver = receivers[index] = _Receiver(*found, drops)
     return receiver
 
 
