@@ -142,21 +142,19 @@ async def open_sqlite(path: Path) -> Database:
     Raises StartupError, with the file unchanged, when it is not ours, from a newer version, or not
     accessible.
     """
-    config = Config()
-    config.set_main_option("script_location", "coordinator:migrations")
-    _refuse_foreign(path, ScriptDirectory.from_config(config))
+    check_sqlite(path)
     engine = _sqlite_engine(path)
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_upgrade, config)
+            await connection.run_sync(_upgrade)
     except sa.exc.SQLAlchemyError as error:
         await engine.dispose()
         raise StartupError(f"database {path}: {_reason(error)}; check the file and its directory") from error
     return Database(engine)
 
 
-def _refuse_foreign(path: Path, scripts: ScriptDirectory) -> None:
-    """Look at an existing file without writing to it."""
+def check_sqlite(path: Path) -> None:
+    """Look at `path` without writing to it: it may be missing, or be ours. Raises StartupError."""
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
@@ -178,6 +176,7 @@ def _refuse_foreign(path: Path, scripts: ScriptDirectory) -> None:
             f"database {path} cannot be read: {error}; "
             "restore a backup or set database.sqlite.path to another file"
         ) from error
+    scripts = ScriptDirectory.from_config(_alembic())
     known = {script.revision for script in scripts.walk_revisions()}
     if revision not in known:
         raise StartupError(
@@ -210,7 +209,14 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
     return engine
 
 
-def _upgrade(connection: sa.Connection, config: Config) -> None:
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "coordinator:migrations")
+    return config
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = _alembic()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -54,7 +54,7 @@ class Mapper:
             peers=tuple(view.encoded for view in peers),
             user_profiles=_profiles(snapshot, {own.user, *(view.node.user for view in peers)}),
             packet_filters={"base": snapshot.policy.packet_filter(viewer)},
-            domain=urlsplit(snapshot.settings.server_url).hostname or "",
+            domain=urlsplit(snapshot.settings.server_url).hostname or snapshot.settings.base_domain,
             collect_services=False,
             # Without this, Tailscale's clients upload their logs to Tailscale Inc.
             debug=Debug(disable_log_tail=True),
@@ -82,6 +82,13 @@ class Mapper:
                 response, derp_map=network.derp_map, packet_filters=network.packet_filters
             )
         return msgspec.structs.replace(response, node=own)
+
+    def farewell(self, told: Snapshot, viewer_id: NodeID, wall: datetime) -> MapResponse:
+        """The last message to a node that was removed: an expired key makes its client ask for a login."""
+        own = self_node(told, told.nodes[viewer_id])
+        return MapResponse(
+            node=msgspec.structs.replace(own, key_expiry=wall, expired=True), control_time=wall
+        )
 
     def _step(self, told: Snapshot, current: Snapshot, change: Change) -> _Step:
         for step in self._steps:

@@ -16,10 +16,11 @@ NO_RELAYS = DERPMap(regions={})
 class NetworkSettings:
     """The facts of this network.
 
-    `server_url` is where nodes reach the coordinator, without a slash at the end. `prefix_v4` and `prefix_v6`
-    are where addresses come from; None leaves that family out. `random_allocation` picks addresses at random
-    instead of in sequence. `base_domain` follows the node's name in maps; empty for bare names.
-    `node_expiry` is the lifetime of a node key when the node asks for none; None: it never ends.
+    `server_url` is where nodes reach the coordinator, without a slash at the end; empty when only they
+    know. `prefix_v4` and `prefix_v6` are where addresses come from; None leaves that family out.
+    `random_allocation` picks addresses at random instead of in sequence. `base_domain` follows the node's
+    name in maps; empty for bare names. `node_expiry` is the lifetime of a node key when the node asks for
+    none; None: it never ends.
     """
 
     server_url: str = "http://127.0.0.1:8080"

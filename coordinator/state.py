@@ -233,8 +233,13 @@ class State:
 
     # Machines.
 
-    async def register(self, machine_key: MachinePublic, request: RegisterRequest) -> RegisterResponse:
+    async def register(
+        self, machine_key: MachinePublic, request: RegisterRequest, reached_at: str = ""
+    ) -> RegisterResponse:
         """Answer a register request. A follow-up is held until its registration is approved or over.
+
+        `reached_at` is the URL at which the machine reached us: it stands in for a server_url that is not
+        set.
 
         Raises CoordinatorError with what `RegisterResponse.error` should say.
         """
@@ -247,13 +252,13 @@ class State:
                     self._settled(outcome)
                     return outcome.response
                 case registration.Ask(join):
-                    return self._ask(join)
+                    return self._ask(join, reached_at)
                 case registration.Follow(registration_id, join):
                     pending = self._pending.get(registration_id, self._now())
                     if pending is None or pending.join.machine_key != machine_key:
                         # Over, or lost in a restart. A fresh URL, because some clients cannot recover from an
                         # error.
-                        return self._ask(join)
+                        return self._ask(join, reached_at)
                     await self._followed(registration_id, pending.deadline)
 
     async def update_node_from_map_request(
@@ -323,9 +328,9 @@ class State:
             "node logged out" if outcome.response.node_key_expired else "node registered", outcome.node
         )
 
-    def _ask(self, join: JoinRequest) -> RegisterResponse:
+    def _ask(self, join: JoinRequest, reached_at: str) -> RegisterResponse:
         pending = self._pending.ask(join, self._now())
-        url = f"{self.snapshot.settings.server_url}/register/{pending.id}"
+        url = f"{self.snapshot.settings.server_url or reached_at}/register/{pending.id}"
         logger.info(
             "registration waits for approval",
             extra={"hostname": join.hostinfo.hostname, "registration_id": pending.id},

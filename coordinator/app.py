@@ -1,0 +1,153 @@
+"""Composition: the coordinator as one running program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import web
+
+from coordinator import __version__, api, files, http, logs, names
+from coordinator.config import Config
+from coordinator.db import check_sqlite, open_sqlite
+from coordinator.listen import open_listeners
+from coordinator.machine_api import MachineApi
+from coordinator.noise_server import NoiseServer
+from coordinator.poll import MapSessions
+from coordinator.state import State, Timings
+
+HTTP_IDLE_S = 75.0  # for a plain HTTP connection without a request
+SHUTDOWN_GRACE_S = 3.0  # for requests under way
+
+logger = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    """Look at what `serve` would use, changing nothing. Raises StartupError."""
+    if config.private_key_file.exists():
+        files.read_private_key(config.private_key_file)
+    check_sqlite(config.database_file)
+
+
+def serve(config: Config, ready: Callable[[str], None] = print) -> None:
+    """Run until SIGINT or SIGTERM. `ready` gets the lines to show once it runs. Raises StartupError."""
+    logs.set_up(config.log_level, config.log_format)
+    for warning in config.warnings:
+        logger.warning(warning)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, ready))
+
+
+async def _serve(config: Config, ready: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, logger.info, "SIGHUP: nothing to reload")
+    async with running(config) as coordinator:
+        for line in coordinator.greeting():
+            ready(line)
+        sys.stdout.flush()
+        await stop.wait()
+        logger.info("shutting down")
+
+
+class Coordinator:
+    """The parts of a running coordinator that its owner may want to look at."""
+
+    def __init__(self, config: Config, state: State, listeners: list[socket.socket]) -> None:
+        self.config = config
+        self.state = state
+        self._listeners = listeners
+
+    @property
+    def port(self) -> int:
+        """The public listener's port, also when the configuration left it open (0)."""
+        port: int = self._listeners[0].getsockname()[1]
+        return port
+
+    def greeting(self) -> list[str]:
+        """Where it listens, and what to do next."""
+        address = self.config.listen_addr
+        host = "every address" if address.is_any else address.host
+        lines = [
+            f"coordinator {__version__} listens on {host}, port {self.port}; "
+            f"admin socket {self.config.unix_socket}"
+        ]
+        snapshot = self.state.snapshot
+        if not snapshot.users:
+            lines.append("There are no users yet. Next:")
+            lines.append("  coordinator users create NAME")
+        if not snapshot.nodes:
+            if snapshot.users:
+                lines.append("There are no nodes yet. Next:")
+            url = self.config.server_url or f"http://ADDRESS:{self.port}"
+            lines.append("  coordinator preauthkeys create --user NAME")
+            lines.append(f"  meshnode up --login-server {url} --authkey KEY     (on each machine)")
+        return lines
+
+
+@asynccontextmanager
+async def running(config: Config, timings: Timings | None = None) -> AsyncIterator[Coordinator]:
+    """The whole coordinator, serving until the block ends. Raises StartupError."""
+    timings = timings or Timings(ephemeral_timeout_s=config.ephemeral_inactivity_timeout.total_seconds())
+    async with AsyncExitStack() as stack:
+        listeners = open_listeners(config.listen_addr)
+        for listener in listeners:
+            stack.callback(listener.close)
+        files.make_state_directory(config.state_dir)
+        private_key = files.load_or_create_private_key(config.private_key_file)
+        stack.enter_context(files.locked(config.database_file))
+        unix_socket = stack.enter_context(
+            files.admin_socket(config.unix_socket, config.unix_socket_permission)
+        )
+        database = await open_sqlite(config.database_file)
+        stack.push_async_callback(database.close)
+        state = await stack.enter_async_context(State.open(database, config.network, timings))
+        _warn_of_long_names(state)
+        sessions = MapSessions(state)
+        stack.callback(sessions.close)
+        machine_api = MachineApi(state, sessions)
+        noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
+        await _start(stack, api.create_app(state), [unix_socket])
+        await _start(stack, http.create_app(state, noise_server, private_key), listeners)
+        yield Coordinator(config, state, listeners)
+        # Machines first: their polls would otherwise hold up the public listener for the whole grace.
+        await noise_server.close()
+
+
+async def _start(stack: AsyncExitStack, app: web.Application, listeners: list[socket.socket]) -> None:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=HTTP_IDLE_S,
+        shutdown_timeout=SHUTDOWN_GRACE_S,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    for listener in listeners:
+        await web.SockSite(runner, listener).start()
+
+
+def _warn_of_long_names(state: State) -> None:
+    snapshot = state.snapshot
+    for node in snapshot.nodes.values():
+        if names.fqdn(node.given_name, snapshot.settings.base_domain) is None:
+            logger.warning(
+                f"node {node.id} is in no map: its name is too long; run: "
+                f"coordinator nodes rename --identifier {node.id} NAME"
+            )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
