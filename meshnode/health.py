@@ -1,0 +1,64 @@
+"""The health list: what a person should know although nothing has failed yet, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from meshnode.netmap.session import NetworkMap
+
+EXPIRY_WARNING = timedelta(days=3)
+"""How long before the end of our key the list says so."""
+SILENCE_TOLERATED_S = 5.0
+"""A coordinator that is away for less is not worth a line."""
+
+
+def health_lines(
+    *,
+    network_map: NetworkMap | None,
+    login_error: str,
+    contact_failure: str,
+    silent_for_s: float,
+    problems: Sequence[str],
+    advice: Sequence[str],
+    wall: float,
+) -> tuple[str, ...]:
+    """All lines, the gravest first. `contact_failure` is the last error, or empty while the stream lives."""
+    return tuple(_lines(network_map, login_error, contact_failure, silent_for_s, problems, advice, wall))
+
+
+def _lines(
+    network_map: NetworkMap | None,
+    login_error: str,
+    contact_failure: str,
+    silent_for_s: float,
+    problems: Sequence[str],
+    advice: Sequence[str],
+    wall: float,
+) -> Iterator[str]:
+    if login_error:
+        yield f"Login failed: {login_error}"
+    yield from problems
+    if contact_failure and silent_for_s >= SILENCE_TOLERATED_S:
+        consequence = "; known peers stay reachable" if network_map is not None else ""
+        yield f"No contact with the coordinator{consequence}: {contact_failure}"
+    if network_map is not None:
+        yield from _expiry(network_map, wall)
+        yield from network_map.health
+        for message in network_map.display_messages.values():
+            yield f"{message.title}: {message.text}" if message.text else message.title
+    yield from advice
+
+
+def _expiry(network_map: NetworkMap, wall: float) -> Iterator[str]:
+    expiry = network_map.self_node.key_expiry
+    if expiry is None:
+        return
+    left = expiry - datetime.fromtimestamp(wall, UTC)
+    renew = "log in again with: meshnode up --force-reauth"
+    if left <= timedelta(0):
+        yield f"This node's key has expired; {renew}"
+    elif left <= EXPIRY_WARNING:
+        hours = int(left.total_seconds() // 3600)
+        remaining = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+        yield f"This node's key expires in {remaining}; {renew}"
