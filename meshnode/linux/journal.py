@@ -65,6 +65,10 @@ class Journal:
         """The entries of one group, oldest first."""
         return tuple(entry for entry in self._entries if entry.group == group)
 
+    def keys(self, group: str) -> frozenset[str]:
+        """The settings of one group that we changed."""
+        return frozenset(entry.key for entry in self.of(group))
+
     def add(self, entries: Iterable[Entry]) -> None:
         """Add entries; a key that is there already keeps its first old value. On disk when this returns."""
         known = {entry.key for entry in self._entries}

@@ -27,7 +27,7 @@ ANY = {4: "0.0.0.0/0", 6: "::/0"}
 # Values of rtnetlink(7), fib_rules.h and if_addr.h that the protocol writes as numbers.
 ROUTE_TYPES = {RouteKind.UNICAST: 1, RouteKind.UNREACHABLE: 7, RouteKind.THROW: 9}
 ROUTE_KINDS = {number: kind for kind, number in ROUTE_TYPES.items()}
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
 NO_SUPPRESS = 0xFFFF_FFFF
 ACTION_TABLE, ACTION_UNREACHABLE = 1, 7
 IFF_UP = 1
@@ -176,7 +176,7 @@ class Netlink:
 
     async def remove_route(self, destination: IPNetwork, own: Ownership) -> None:
         """Remove our route to a destination; one that has gone with its interface is fine."""
-        await _unless(errno.ESRCH, self._ipr.route("del", **_route(destination, own)))
+        await _unless(errno.ESRCH, self._ipr.route("del", **_route(destination, own), scope=SCOPE_ANY))
 
 
 async def _dump(request: Any) -> AsyncIterator[Any]:

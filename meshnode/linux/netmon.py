@@ -177,7 +177,9 @@ class _Soon:
             try:
                 await self._action()
             except Exception:
-                logger.exception("an action of the network monitor failed")  # the next event is still followed
+                logger.exception(
+                    "an action of the network monitor failed"
+                )  # the next event is still followed
 
 
 class _Allowance:

@@ -157,11 +157,12 @@ def _rules(config: RouterConfig, own: Ownership, version: int) -> Iterator[Rule]
 
 
 def _routes(config: RouterConfig, version: int) -> Iterator[Route]:
-    local = _of(version, config.local_routes)
+    peers = {net for net in config.routes if is_node_address(net)}
+    local = _of(version, config.local_routes - peers)
     for net in local:
         yield Route(net, RouteKind.THROW)
     for net in _of(version, config.routes):
-        if is_node_address(net) or not any(is_within(net, bypass) for bypass in local):
+        if net in peers or not any(is_within(net, bypass) for bypass in local):
             yield Route(net)
 
 

@@ -59,9 +59,7 @@ class SysctlKeeper:
         Returns what was changed, a line each. Raises JournalDamaged or OSError; the next call carries on.
         """
         journal = Journal(self._path, here())
-        changes = sysctl_plan.wanted(
-            config, self._settings, self._tunnel, lambda group: bool(journal.of(group))
-        )
+        changes = sysctl_plan.wanted(config, self._settings, self._tunnel, journal.keys)
         done = []
         for group, entries in changes.items():
             if entries is None:

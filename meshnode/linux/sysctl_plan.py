@@ -55,12 +55,12 @@ def forwarding_4(settings: Reader) -> list[Entry]:
     ]
 
 
-def forwarding_6(settings: Reader, tunnel: str, held: bool) -> list[Entry]:
+def forwarding_6(settings: Reader, tunnel: str, held: frozenset[str]) -> list[Entry]:
     """The same for IPv6, and that the host itself still listens to routers.
 
     A host that forwards takes no router advertisements where `accept_ra` is 1, and the kernel drops the
     default routes it has from them: so it is set to 2 first, on every interface that took them until now.
-    `held`: forwarding is on because of us.
+    `held`: the settings of this group that we changed; not empty where forwarding is on because of us.
     """
     value = settings.read(FORWARD_6)
     if value is None or (value != "0" and not held):
@@ -103,9 +103,12 @@ def link(settings: Reader, tunnel: str) -> list[Entry]:
 
 
 def wanted(
-    config: RouterConfig, settings: Reader, tunnel: str, held: Callable[[str], bool]
+    config: RouterConfig, settings: Reader, tunnel: str, held: Callable[[str], frozenset[str]]
 ) -> dict[str, list[Entry] | None]:
-    """For each group: the changes still to make, or None where it is not needed and is to be put back."""
+    """For each group: the changes still to make, or None where it is not needed and is to be put back.
+
+    `held` gives the settings of a group that we changed already.
+    """
     if config.is_empty:
         return dict.fromkeys((LINK, FORWARDING_4, FORWARDING_6, REVERSE_PATH))
     return {
@@ -148,7 +151,8 @@ def _forwarding_interfaces(settings: Reader, version: int, group: str) -> Iterat
             yield Entry(group, key, "1", "1")
 
 
-def _keep_accept_ra(settings: Reader, name: str, held: bool) -> Iterator[Entry]:
-    forwards = settings.read(f"net/ipv6/conf/{name}/forwarding") != "0"
-    if settings.read(f"net/ipv6/conf/{name}/accept_ra") == "1" and (held or not forwards):
+def _keep_accept_ra(settings: Reader, name: str, held: frozenset[str]) -> Iterator[Entry]:
+    key = f"net/ipv6/conf/{name}/forwarding"
+    forwarded_before = key in held if held else settings.read(key) == "1"
+    if settings.read(f"net/ipv6/conf/{name}/accept_ra") == "1" and not forwarded_before:
         yield Entry(FORWARDING_6, f"net/ipv6/conf/{name}/accept_ra", "1", "2")
