@@ -200,5 +200,4 @@ def _shown_hostinfo(hostinfo: Hostinfo) -> Hostinfo:
         net_info=None,
         services_hash="",
         exit_node_id="",
-        tpm=None,
     )
