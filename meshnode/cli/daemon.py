@@ -64,7 +64,7 @@ def command(
 
 
 def _run(config: DaemonConfig, cleanup: bool) -> None:
-    from meshnode.daemon import CannotStart, run_cleanup, run_daemon
+    from meshnode.daemon import CannotGoOn, run_cleanup, run_daemon
 
     try:
         if not cleanup:
@@ -72,5 +72,5 @@ def _run(config: DaemonConfig, cleanup: bool) -> None:
             return
         for line in run_cleanup(config):
             click.echo(line)
-    except CannotStart as error:
+    except CannotGoOn as error:
         raise CommandError(str(error)) from error
