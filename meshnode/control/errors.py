@@ -69,7 +69,7 @@ ADVICE_BY_REFUSAL = {
 def login_refused(text: str, advice: str = "") -> LoginRefused:
     """The server's `Error` with the fix where we know one. The text is the server's: shown on one line."""
     said = " ".join(text.split())
-    if not advice:
+    if not advice and "coordinator " not in said:  # ours says itself what to do
         advice = next((fix for phrase, fix in ADVICE_BY_REFUSAL.items() if phrase in said.lower()), "")
     return LoginRefused(f"the coordinator refused the login: {said}" + (f"; {advice}" if advice else ""))
 
