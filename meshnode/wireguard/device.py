@@ -155,13 +155,11 @@ class Device:
     ) -> Received:
         """Open one receive: datagrams of `stride` bytes from `source`, the last maybe shorter.
 
-        `out` takes the packets for the tunnel, `dataplane.RECEIVE_BUFFER_SIZE` and 14 bytes per datagram at
-        most.
+        `out` takes the packets for the tunnel and is at least as long as `datagrams`.
         """
         if self._schedule and self._schedule[0][0] <= now:
-            self._handle_due(
-                now
-            )  # above all: no key is used past its time, even when the owner's timer is late
+            # Above all, no key is used past its time, even when the owner's timer is late.
+            self._handle_due(now)
         opened = dataplane.open_batch(
             self._context.sessions, self._allowed_ips, datagrams, stride, out, self.coalescing
         )

@@ -71,7 +71,7 @@ class Received(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HandshakeCompleted:
-    """Both sides have the new key."""
+    """The peer proved that it has the new key."""
 
     peer: NodePublic
     is_initiator: bool

@@ -68,7 +68,8 @@ class PeerHandshake:
         self._entropy = entropy
         self._shared_static = b""
         self._stamped = b""
-        # Kept as long as the peer is configured, also when our private key changes: replays stay harmless.
+        # Kept as long as the peer is configured, also when our private key changes. Not across a restart:
+        # then an old initiation is answered once more, with a key that nobody can use. All do it so.
         self._greatest_timestamp = b""
         self._accepted_at = LONG_AGO
         self.preshared_key = preshared_key

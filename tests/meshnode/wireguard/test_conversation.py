@@ -167,6 +167,15 @@ class TestSilence:
         world.run(300.0)
         assert len(world.wire.times("a: initiation")) == 40
 
+    def test_a_persistent_keepalive_never_gives_up_for_good(self) -> None:
+        world, a, b = pair(keepalives=(25, 0))
+        b.muted = True
+        world.run(600.0)
+        assert len(a.happened(HandshakeGivenUp)) >= 3
+        b.muted = False
+        world.run(30.0)
+        assert a.happened(HandshakeCompleted)
+
     def test_new_traffic_restarts_the_count(self) -> None:
         world, a, b = pair()
         b.configs.clear()
