@@ -6,7 +6,13 @@ which inner packets may be merged (`Coalescing`): only the shell knows what its 
 
 from meshnode.dataplane.allowed_ips import AllowedIPs
 from meshnode.dataplane.drops import DropReason, count_drop
-from meshnode.dataplane.reference import open_batch, route, seal_packet, seal_superpacket
+from meshnode.dataplane.reference import (
+    open_batch,
+    route,
+    seal_packet,
+    seal_superpacket,
+    segments_per_unit,
+)
 from meshnode.dataplane.replay import COUNTER_LIMIT, REPLAY_WINDOW, ReplayWindow
 from meshnode.dataplane.sessions import Session, SessionSpent, SessionTable
 from meshnode.dataplane.types import (
@@ -48,4 +54,5 @@ __all__ = [
     "route",
     "seal_packet",
     "seal_superpacket",
+    "segments_per_unit",
 ]

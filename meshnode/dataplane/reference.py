@@ -18,11 +18,19 @@ from meshnode.dataplane.coalescing import Coalescer
 from meshnode.dataplane.drops import DropReason, count_drop
 from meshnode.dataplane.segmentation import MalformedSuperpacket, Superpacket
 from meshnode.dataplane.sessions import TRANSPORT_DATA, Session, SessionSpent, SessionTable
-from meshnode.dataplane.types import MAX_UNIT_SEGMENTS, NO_PEER, Activity, Coalescing, Opened, Unit
+from meshnode.dataplane.types import (
+    MAX_UNIT_IPV6,
+    MAX_UNIT_SEGMENTS,
+    NO_PEER,
+    Activity,
+    Coalescing,
+    Opened,
+    Unit,
+)
 from meshnode.dataplane.virtio import HEADER_SIZE
 from meshproto.primitives import ChaCha20Poly1305, InvalidTag
 
-__all__ = ["open_batch", "padding", "route", "seal_packet", "seal_superpacket"]
+__all__ = ["open_batch", "padding", "route", "seal_packet", "seal_superpacket", "segments_per_unit"]
 
 DATAGRAM_HEADER_SIZE: Final = 16
 OVERHEAD: Final = 32
@@ -51,6 +59,11 @@ def padding(length: int, mtu: int) -> int:
     last = length if length <= mtu or not mtu else length % mtu
     padded = last + PADDING_MULTIPLE - 1 & -PADDING_MULTIPLE
     return (min(padded, mtu) if mtu else padded) - last
+
+
+def segments_per_unit(mtu: int, max_unit: int = MAX_UNIT_IPV6) -> int:
+    """How many packets of full size one GSO send carries: what a superpacket should not exceed."""
+    return max(1, min(max_unit // (mtu + padding(mtu, mtu) + OVERHEAD), MAX_UNIT_SEGMENTS))
 
 
 def seal_packet(session: Session, plaintext: bytes | memoryview, mtu: int) -> bytes:

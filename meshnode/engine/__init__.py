@@ -1,1 +1,12 @@
-"""The asyncio shells that move packets between TUN, UDP and the WireGuard core."""
+"""The asyncio shells that move packets between TUN, UDP and the WireGuard core.
+
+To put one together: `Tun(open_tun(name))`, `UdpSockets.open(port, fwmark=…)`, a `Device` and its `Paths` go
+into an `Engine`; `configure` and `start` it. `limit_segments(name, segments_per_unit(mtu))` makes bulk TCP
+fit one send.
+"""
+
+from meshnode.engine.engine import Engine
+from meshnode.engine.tun import Tun, TunGone
+from meshnode.engine.udp import UdpOptions, UdpPortInUse, UdpSockets, UdpUnavailable
+
+__all__ = ["Engine", "Tun", "TunGone", "UdpOptions", "UdpPortInUse", "UdpSockets", "UdpUnavailable"]

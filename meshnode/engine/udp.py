@@ -22,6 +22,7 @@ SOCKET_BUFFER_SIZE: Final = 7 * 1024 * 1024
 """Bytes, about 110 batches; the default of 208 KiB costs a quarter of the throughput."""
 
 MAX_PORT_ATTEMPTS: Final = 100
+ALL_ON: Final = UdpOptions()
 _NO_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class UdpSockets:
         self._ipv6 = self._of(socket.AF_INET6)
 
     @classmethod
-    def open(cls, port: int = 0, *, fwmark: int = 0, options: UdpOptions = UdpOptions()) -> UdpSockets:  # noqa: B008
+    def open(cls, port: int = 0, *, fwmark: int = 0, options: UdpOptions = ALL_ON) -> UdpSockets:
         """Bind `port` of every family, or with 0 one that is free in all. IPv6 may be missing.
 
         `fwmark` goes on every packet, for policy routing, where we have CAP_NET_ADMIN. Raises UdpPortInUse,

@@ -1,0 +1,275 @@
+"""Two engines in one process, over the loopback interface, with stand-ins for the tunnel devices."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from meshnode.dataplane import DropReason
+from meshnode.engine import Engine, Tun, TunGone, UdpOptions, UdpSockets
+from meshnode.paths import CandidatePaths
+from meshnode.wireguard import Device, Event, HandshakeCompleted, PeerConfig
+from meshproto.addresses import AddrPort
+from meshproto.keys import NodePrivate
+from tests.meshnode.dataplane.packets import ACK, PSH, V6, parse, tcp_packet, udp_packet
+from tests.meshnode.dataplane.test_batch import bulk
+from tests.meshnode.dataplane.test_segmentation import cut
+from tests.meshnode.engine.fakes import FakeTunDevice
+
+ALL_ON = UdpOptions()
+PREFIXES = ("10.0.0.1/32", "fd00::1/128"), ("10.0.0.2/32", "fd00::2/128")
+
+
+class End:
+    """One node."""
+
+    def __init__(self, options: UdpOptions) -> None:
+        self.kernel = FakeTunDevice()
+        self.key = NodePrivate.generate(os.urandom)
+        device = Device(self.key, entropy=os.urandom, wall=time.time)
+        self.udp = UdpSockets.open(options=options)
+        self.events: list[Event] = []
+        self.engine = Engine(
+            device, CandidatePaths(), Tun(self.kernel.device), self.udp, asyncio.get_running_loop()
+        )
+        self.engine.on_event = self.events.append
+
+    def know(self, other: End, prefixes: tuple[str, ...], *hosts: str) -> None:
+        allowed = frozenset(ipaddress.ip_network(prefix) for prefix in prefixes)
+        candidates = [AddrPort(host, other.engine.local_port) for host in hosts]
+        public = other.key.public
+        self.engine.configure(self.key, [PeerConfig(public, allowed)], {public: candidates})
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.005)
+
+
+async def written(end: End, count: int) -> list[bytes]:
+    """The packets that the kernel of `end` was given, cut as it would."""
+    packets: list[bytes] = []
+
+    def enough() -> bool:
+        packets.extend(packet for unit in end.kernel.written() for packet in cut(unit))
+        return len(packets) >= count
+
+    await until(enough)
+    return packets
+
+
+Test = Callable[[End, End], Awaitable[None]]
+
+
+def with_two_engines(
+    loop: Callable[[], asyncio.AbstractEventLoop], test: Test, options: UdpOptions = ALL_ON
+) -> None:
+    async def run() -> None:
+        ends = End(options), End(options)
+        left, right = ends
+        left.know(right, PREFIXES[1], "127.0.0.1")
+        right.know(left, PREFIXES[0])
+        for end in ends:
+            end.engine.start()
+        try:
+            await test(left, right)
+        finally:
+            for end in ends:
+                await end.engine.close()
+                end.kernel.kernel.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    main: Coroutine[Any, Any, None] = run()
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main)
+
+
+LOOPS = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+"""Each test makes its own loop, so it is no coroutine."""
+EVERY_OPTION = pytest.mark.parametrize(
+    "options",
+    [UdpOptions(), UdpOptions(gso=False), UdpOptions(gro=False), UdpOptions(avoid_equal_tail=True)],
+    ids=["all", "no-gso", "no-gro", "unequal-tail"],
+)
+
+
+@LOOPS
+@EVERY_OPTION
+def test_packets_cross_both_ways(loop: Callable[[], asyncio.AbstractEventLoop], options: UdpOptions) -> None:
+    async def test(left: End, right: End) -> None:
+        there = udp_packet(b"there")
+        left.kernel.give(bytes(10) + there)  # staged until the handshake is through
+        assert await written(right, 1) == [there]
+        back = udp_packet(b"back", addresses=(bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])))
+        right.kernel.give(bytes(10) + back)
+        assert await written(left, 1) == [back]
+        six = udp_packet(b"six", addresses=V6)
+        left.kernel.give(bytes(10) + six)
+        assert await written(right, 1) == [six]
+        superpacket = bulk(60000, 1240)
+        left.kernel.give(superpacket)
+        packets = await written(right, 49)
+        assert b"".join(parse(packet).payload for packet in packets) == superpacket[50:]
+        assert any(isinstance(event, HandshakeCompleted) for event in left.events)
+        assert not left.engine.drops
+        unequal = right.engine.drops
+        assert unequal in ({}, {DropReason.UNKNOWN_DATAGRAM: unequal[DropReason.UNKNOWN_DATAGRAM]})
+
+    with_two_engines(loop, test, options)
+
+
+@LOOPS
+def test_a_burst_of_small_packets(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        acks = [tcp_packet(b"", sequence=k) for k in range(100)]
+        for ack in acks:
+            left.kernel.give(bytes(10) + ack)
+        assert await written(right, 100) == acks
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_what_is_not_wireguards_goes_elsewhere(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(left: End, right: End) -> None:
+        here = AddrPort("127.0.0.1", left.engine.local_port)
+        there = AddrPort("127.0.0.1", right.engine.local_port)
+        seen: list[tuple[bytes, AddrPort]] = []
+        right.engine.on_other = lambda datagram, source: seen.append((bytes(datagram), source))
+        left.udp.send(memoryview(b"TS\xf0\x9f\x92\xacdisco!"), 12, there)
+        right.udp.send(memoryview(bytes(20)), 20, here)
+        await until(lambda: seen and left.engine.drops)
+        assert seen == [(b"TS\xf0\x9f\x92\xacdisco!", here)]
+        assert left.engine.drops == {DropReason.UNKNOWN_DATAGRAM: 1}
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_full_socket_stops_the_tunnel_until_it_is_writable(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        sock = left.udp.sockets[0]
+        sends = 0
+        send = sock._send_now
+
+        def full(data: memoryview, stride: int, destination: AddrPort) -> int:
+            nonlocal sends
+            sends += 1
+            return 0 if sends < 4 else send(data, stride, destination)
+
+        monkeypatch.setattr(sock, "_send_now", full)
+        inner = [tcp_packet(bytes([k]) * 1000, sequence=k * 1000, flags=ACK | PSH) for k in range(100)]
+        for packet in inner:
+            left.kernel.give(bytes(10) + packet)
+        assert [parse(packet) for packet in await written(right, 100)] == [parse(packet) for packet in inner]
+        assert sends > 4
+        assert not left.engine.drops
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_peer_that_nobody_knows_how_to_reach(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(left: End, right: End) -> None:
+        back = udp_packet(b"back", addresses=(bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])))
+        right.kernel.give(bytes(10) + back)
+        await until(lambda: right.engine.drops)
+        assert right.engine.drops == {DropReason.NO_DESTINATION: 1}  # its initiation
+        left.kernel.give(bytes(10) + udp_packet(b"hello"))
+        assert await written(right, 1)
+        assert right.engine.paths.confirmed(left.key.public) == AddrPort("127.0.0.1", left.engine.local_port)
+        assert await written(left, 1) == [back]
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_removed_peer(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        left.engine.configure(left.key, [], {})
+        left.kernel.give(bytes(10) + udp_packet(b"second"))
+        await until(lambda: left.engine.drops)
+        assert left.engine.drops == {DropReason.NO_PEER_FOR_DESTINATION: 1}
+        assert left.engine.paths.confirmed(right.key.public) is None
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_deleted_interface_ends_reading_only(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(left: End, right: End) -> None:
+        gone: list[bool] = []
+        left.engine.on_tun_gone = lambda: gone.append(True)
+
+        def read(buffer: memoryview) -> int:
+            raise TunGone("the interface was deleted")
+
+        monkeypatch.setattr(left.engine._tun, "read_into", read)
+        left.kernel.give(bytes(10) + udp_packet(b"lost"))
+        await until(lambda: gone)
+        left.engine.initiate(right.key.public)
+        await until(lambda: any(isinstance(event, HandshakeCompleted) for event in left.events))
+        assert gone == [True]
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_tunnel_that_takes_nothing_is_counted(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(left: End, right: End) -> None:
+        write = os.write
+        monkeypatch.setattr(
+            os, "write", lambda fd, data: fail() if fd == right.kernel.device.fd else write(fd, data)
+        )
+        left.kernel.give(bytes(10) + udp_packet(b"lost"))
+        await until(lambda: right.engine.drops)
+        assert right.engine.drops == {DropReason.TUN_WRITE_FAILED: 1}
+
+    def fail() -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_closing_leaves_nothing_open(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        await left.engine.close()
+        await left.engine.close()
+        right.kernel.give(
+            bytes(10) + udp_packet(b"x", addresses=(bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])))
+        )
+        await asyncio.sleep(0.05)
+
+    before = open_files()
+    with_two_engines(loop, test)
+    assert open_files() == before
