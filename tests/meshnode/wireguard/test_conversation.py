@@ -399,16 +399,16 @@ class TestRenewal:
     @pytest.mark.parametrize("mtu", [1280, 1420])
     def test_an_hour_on_a_perfect_link_loses_nothing(self, mtu: int) -> None:
         world, a, b = connected(mtu=mtu)
-        from_a = world.traffic(a, b, every(0.37, HOUR), first=100)
-        from_b = world.traffic(b, a, every(0.53, HOUR), first=100)
-        for number in range(1000):
+        from_a = world.traffic(a, b, every(0.74, HOUR), first=100)
+        from_b = world.traffic(b, a, every(1.06, HOUR), first=100)
+        for number in range(500):
             world.after(
-                number * 3.6, lambda number=number: a.send(b, 10**6 + number, 8 + number * (mtu - 28) // 999)
+                number * 7.2, lambda number=number: a.send(b, 10**6 + number, 8 + number * (mtu - 28) // 499)
             )  # type: ignore[misc]
         world.run(HOUR + 1.0)
         assert [number for number in b.received if 100 <= number < 10**6] == from_a
         assert [number for number in a.received if number >= 100] == from_b
-        assert sum(number >= 10**6 for number in b.received) == 1000
+        assert sum(number >= 10**6 for number in b.received) == 500
         assert a.device.drops == b.device.drops == {}
         # One handshake every two minutes, each complete, all by the same side.
         assert 29 <= world.wire.seen["initiation"] == world.wire.seen["response"] <= 31
