@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.netlab import Lab, PingResult, Process, wait_for
+from tests.netlab import Lab, PingResult, Process, iperf3
 from tests.netlab.programs import Coordinator, Node
 
 SAMPLE_INTERVAL = 10.0
@@ -60,10 +60,9 @@ def run(minutes: float, console: Console) -> dict[str, object]:
         coordinator, first, second = make_mesh(lab)
         programs = {"coordinator": coordinator.process, "first": first.process, "second": second.process}
         with first.host.capture("eth0", HANDSHAKE_RESPONSE) as handshakes:
-            server = second.host.popen("iperf3", "--server", "--one-off", log="iperf3")
-            wait_for(lambda: "listening" in server.output(), 5, what="iperf3's server")
+            iperf3.serve(second.host)
             load = ["--bitrate", "5M", "--time", str(int(seconds) + 60)]
-            first.host.popen("iperf3", "--client", second.ipv4, *load, log="load")
+            first.host.popen(*iperf3.client_words(second.ipv4, *load), log="load")
             ping = first.host.popen("ping", "-n", "-q", "-i", "0.1", second.ipv4, log="long-ping")
             memory: dict[str, list[int]] = {name: [] for name in programs}
             began = time.monotonic()

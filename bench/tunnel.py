@@ -21,7 +21,7 @@ from rich.table import Table
 
 from meshproto.keys import NodePrivate
 from tests.interop.our_peer import OurPeer, PeerOptions
-from tests.netlab import Host, Lab, wait_for
+from tests.netlab import Host, Lab, iperf3, wait_for
 from tests.netlab.wireguard_go import WireGuardGo
 
 PORT = 51820
@@ -83,11 +83,9 @@ def ping_median(host: Host) -> float:
 
 def throughput(hosts: tuple[Host, Host], seconds: int) -> float:
     """What iperf3 receives of one TCP stream, in megabits per second."""
-    server = hosts[1].popen("iperf3", "--server", "--one-off", log="iperf3")
-    wait_for(lambda: "listening" in server.output(), 5, what="iperf3's server")
-    words = ["iperf3", "--client", INNER[1], "--time", str(seconds), "--omit", "1", "--json"]
-    report = json.loads(hosts[0].run(*words, timeout=seconds + 30).stdout)
-    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+    flags = ["--time", str(seconds), "--omit", "1"]
+    stream = iperf3.transfer(hosts[0], hosts[1], INNER[1], *flags, timeout=seconds + 30)
+    return stream.received_bits_per_second / 1e6
 
 
 def run(mtu: int, rounds: int, seconds: int, console: Console) -> dict[str, Measured]:

@@ -64,6 +64,7 @@ class OurPeer:
             sys.executable, "-m", "tests.interop.run_peer", self._config, self._socket, log="ours"
         )
         wait_for(self._ready, 20, what="our peer's start")
+        self.host.ip(f"link set {INTERFACE} mtu {self.mtu} up")
         self.host.set_addresses(INTERFACE, addresses)
         self._set_routes()
 

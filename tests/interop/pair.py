@@ -71,8 +71,12 @@ class Pair:
     ) -> None:
         """Bring both up. The initiator (`ours`, `theirs` or `both`) is who knows the other's address."""
         self.configure_ours(initiator=initiator, outer=outer, psk=our_psk)
-        self.start_ours()
-        self.start_theirs(initiator=initiator, outer=outer, psk=their_psk)
+        if initiator == "theirs":  # who is called has to be there first, or the call is repeated after 5 s
+            self.start_ours()
+            self.start_theirs(initiator=initiator, outer=outer, psk=their_psk)
+        else:
+            self.start_theirs(initiator=initiator, outer=outer, psk=their_psk)
+            self.start_ours()
 
     def configure_ours(
         self, *, initiator: str = "ours", outer: str = "IPv4", psk: bytes | None = None

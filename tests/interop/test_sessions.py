@@ -11,7 +11,7 @@ from meshnode.dataplane import DropReason
 from meshproto.keys import NodePrivate
 from tests.interop.our_peer import PeerOptions
 from tests.interop.pair import OUR_OUTER, PORT, THEIR_INNER, THEIR_OUTER, Pair, prefixes, with_port
-from tests.netlab import Lab, PingResult, wait_for
+from tests.netlab import Lab, PingResult, iperf3, wait_for
 
 pytestmark = pytest.mark.interop
 
@@ -112,9 +112,7 @@ def test_their_persistent_keepalive_is_heard(lab: Lab) -> None:
 def test_bulk_tcp_through_the_tunnel(pair: Pair, family: int, reverse: bool) -> None:
     pair.start()
     pair.assert_traffic()
-    server = pair.their_host.popen("iperf3", "--server", "--one-off", log="iperf3")
-    wait_for(lambda: "listening" in server.output(), 5, what="iperf3's server")
-    words = ["iperf3", "--client", THEIR_INNER[family], "--bytes", "20M", *(["--reverse"] if reverse else [])]
-    pair.our_host.run(*words)
+    direction = ["--reverse"] if reverse else []
+    iperf3.transfer(pair.our_host, pair.their_host, THEIR_INNER[family], "--bytes", "20M", *direction)
     assert pair.ours.drops(DropReason.INVALID_TAG) == 0
     assert pair.ours.drops(DropReason.REPLAYED_COUNTER) == 0

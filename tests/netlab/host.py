@@ -46,6 +46,7 @@ class Host:
         self.name = name
         self.namespace = namespace
         self.directory = directory
+        self.started: list[Process] = []
         self._logs = 0
         directory.mkdir()
         namespaces.add(namespace)
@@ -80,7 +81,9 @@ class Host:
             self._logs += 1
             log = f"{Path(command[0]).name}-{self._logs}"
         path = self.directory / f"{log}.log"
-        return Process(self.argv(*command), path, env=_environment(env), cwd=PROJECT)
+        process = Process(self.argv(*command), path, env=_environment(env), cwd=PROJECT)
+        self.started.append(process)
+        return process
 
     def processes(self) -> list[int]:
         """The ids of everything that runs here."""

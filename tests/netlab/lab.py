@@ -74,6 +74,8 @@ class Lab:
         old = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
         try:
             self.destroy(self.id)
+            for process in (process for host in self.hosts.values() for process in host.started):
+                process.wait(check=False)  # ended by now; this takes its exit status from the kernel
         finally:
             if old is not None:
                 signal.signal(signal.SIGINT, old)

@@ -48,9 +48,14 @@ class WireGuardGo:
         socket = UAPI_DIRECTORY / f"{self.interface}.sock"
         wait_for(socket.exists, 10, what="wireguard-go's socket")
         self._process = process
-        self._wg("private-key", "/dev/stdin", "listen-port", str(self.port), stdin=self._private_key)
+        self._wg("private-key", "/dev/stdin", stdin=self._private_key)
+        self.listen(self.port)
         self.host.ip(f"link set {self.interface} mtu {self.mtu} up")
         self.host.set_addresses(self.interface, addresses)
+
+    def listen(self, port: int) -> None:
+        """Open new sockets on this port."""
+        self._wg("listen-port", str(port))
 
     def set_peer(
         self,
@@ -70,7 +75,7 @@ class WireGuardGo:
         for prefix in allowed_ips:
             self.host.ip(f"route replace {prefix} dev {self.interface}")
 
-    def _wg(self, *words: str, stdin: str) -> None:
+    def _wg(self, *words: str, stdin: str | None = None) -> None:
         self.host.run("wg", "set", self.interface, *words, stdin=stdin)
 
     def show(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netlab import Lab, wait_for
+from tests.netlab import Lab, iperf3, wait_for
 from tests.netlab.homelab import (
     CAFE_UPLINK,
     EXIT_UPLINK,
@@ -91,9 +91,7 @@ def test_everything_between_two_nodes_decodes_as_wireguard(mesh: HomeMesh) -> No
         server.stop_daemon()  # so that the recording has a handshake
         server.start_daemon()
         server.wait_to_reach(home)
-        transfer = home.host.popen("iperf3", "--server", "--one-off", log="iperf3")
-        wait_for(lambda: "listening" in transfer.output(), 5, what="iperf3")
-        server.host.run("iperf3", "--client", home.ipv4, "--time", "1")
+        iperf3.transfer(server.host, home.host, home.ipv4, "--time", "1")
     datagrams = capture.udp_datagrams()
     types = {int.from_bytes(datagram.payload[:4], "little") for datagram in datagrams}
     assert {1, 2, 4} <= types <= WIREGUARD_TYPES

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.netlab import PingResult, wait_for
+from tests.netlab import PingResult, iperf3, wait_for
 from tests.netlab.programs import Coordinator, Node
 from tests.system.conftest import SmallMesh
 
@@ -18,11 +17,10 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 @contextmanager
 def undisturbed_traffic(source: Node, destination: Node) -> Iterator[None]:
     """Ping 20 times a second and a TCP transfer run during the block; afterwards not one ping is lost."""
-    server = destination.host.popen("iperf3", "--server", "--one-off", log="iperf3-server")
-    wait_for(lambda: "listening" in server.output(), 5, what="iperf3's server")
+    iperf3.serve(destination.host)
     ping = source.host.popen("ping", "-n", "-i", "0.05", destination.ipv4, log="ping-long")
-    rate = ["--time", "600", "--bitrate", "20M", "--interval", "0.5"]
-    transfer = source.host.popen("iperf3", "--client", destination.ipv4, *rate, "--json", log="transfer")
+    load = iperf3.client_words(destination.ipv4, "--time", "600", "--bitrate", "20M")
+    transfer = source.host.popen(*load, log="transfer")
     wait_for(lambda: "icmp_seq=10" in ping.output(), 10, what="the first pings")
     try:
         yield
@@ -31,7 +29,7 @@ def undisturbed_traffic(source: Node, destination: Node) -> Iterator[None]:
         counted = PingResult.parse(ping.interrupt())
     assert counted.lost <= 1, f"{counted.lost} of {counted.sent} pings lost"  # the one in flight at Ctrl-C
     assert missing_sequence_numbers(ping.output()) == []
-    rates = [part["sum"]["bits_per_second"] for part in json.loads(transfer.output())["intervals"]]
+    rates = iperf3.Transfer.parse(transfer.output()).interval_rates
     assert all(rate > 0 for rate in rates[:-1]), f"the transfer stood still: {rates}"
 
 
