@@ -17,6 +17,7 @@ from coordinator.model import (
     User,
 )
 from coordinator.store import Snapshot
+from meshproto.routes import sorted_prefixes
 
 _METHODS = {
     RegisterMethod.CLI: "REGISTER_METHOD_CLI",
@@ -102,4 +103,4 @@ def _user_by_id(snapshot: Snapshot, user_id: int | None) -> shapes.User | None:
 
 
 def _texts(prefixes: Iterable[IPv4Network | IPv6Network]) -> list[str]:
-    return [str(prefix) for prefix in prefixes]
+    return [str(prefix) for prefix in sorted_prefixes(prefixes)]
