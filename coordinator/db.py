@@ -163,7 +163,9 @@ def check_sqlite(path: Path) -> None:
                 name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }
             if "alembic_version" in tables:
-                (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (
+                    "",
+                )
             elif tables:
                 raise StartupError(
                     f"database {path} is not a coordinator's (it has no alembic_version table); "
