@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from meshnode import dataplane
@@ -202,7 +203,7 @@ class World:
         self.by_key: dict[NodePublic, Node] = {}
         self.by_source: dict[Source, Node] = {}
         self._rng = random.Random(seed)
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
     def node(self, name: str, private: NodePrivate, address: str, **device: object) -> Node:
@@ -212,10 +213,10 @@ class World:
         self.by_source[node.source] = node
         return node
 
-    def at(self, when: float, action: Callable[[], None]) -> None:
+    def at(self, when: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._queue, (when, next(self._order), action))
 
-    def after(self, delay: float, action: Callable[[], None]) -> None:
+    def after(self, delay: float, action: Callable[[], object]) -> None:
         self.at(self.now + delay, action)
 
     def carry(self, sender: Node, receiver: Node, datagram: bytes) -> None:
@@ -243,7 +244,7 @@ class World:
         """Schedule numbered packets at `times` from now; return their numbers."""
         numbers = []
         for number, when in enumerate(times, first):
-            self.after(when, lambda number=number: sender.send(receiver, number))  # type: ignore[misc]
+            self.after(when, partial(sender.send, receiver, number))
             numbers.append(number)
         return numbers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -159,7 +160,7 @@ class TestSilence:
         assert len(world.wire.times("a: initiation")) == 20
         assert 95.0 < world.wire.times("a: initiation")[-1] < 19 * 5.34
         assert a.happened(HandshakeGivenUp) == [HandshakeGivenUp(b.public)]
-        assert [event.attempts for event in a.happened(HandshakeTimedOut)] == list(range(1, 20))  # type: ignore[attr-defined]
+        assert a.happened(HandshakeTimedOut) == [HandshakeTimedOut(b.public, n) for n in range(1, 20)]
         assert a.device.drops[DropReason.HANDSHAKE_GIVEN_UP] == 1
         assert a.device.stats(b.public).staged_packets == 0
         # New traffic tries again, and from the start.
@@ -360,6 +361,15 @@ class TestRenewal:
         assert world.wire.seen["initiation"] == 2
         assert world.wire.times("a: initiation")[1] == pytest.approx(166.0, abs=0.1)
 
+    def test_on_receive_only_once(self) -> None:
+        """What arrives later does not restart the attempt that is being retried."""
+        world, a, b = connected()
+        world.run(165.0)
+        a.muted = True
+        world.traffic(b, a, every(1.0, 13.0))
+        world.run(13.0)
+        assert a.happened(HandshakeTimedOut) == [HandshakeTimedOut(b.public, n) for n in (1, 2)]
+
     def test_hard_stop_after_three_minutes(self) -> None:
         world, a, b = connected()
         world.run(179.9)
@@ -402,9 +412,8 @@ class TestRenewal:
         from_a = world.traffic(a, b, every(0.74, HOUR), first=100)
         from_b = world.traffic(b, a, every(1.06, HOUR), first=100)
         for number in range(500):
-            world.after(
-                number * 7.2, lambda number=number: a.send(b, 10**6 + number, 8 + number * (mtu - 28) // 499)
-            )  # type: ignore[misc]
+            payload = 8 + number * (mtu - 28) // 499
+            world.after(number * 7.2, partial(a.send, b, 10**6 + number, payload))
         world.run(HOUR + 1.0)
         assert [number for number in b.received if 100 <= number < 10**6] == from_a
         assert [number for number in a.received if number >= 100] == from_b

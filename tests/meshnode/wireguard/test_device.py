@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from meshnode import dataplane
 from meshnode.dataplane import DropReason
-from meshnode.wireguard import Device, HandshakeCompleted, Kind, PeerConfig, Timings, messages
+from meshnode.wireguard import Device, HandshakeCompleted, Kind, PeerConfig, Timings, messages, tai64n
 from meshnode.wireguard.peer import Peer
 from meshproto.keys import NodePublic
 from tests.meshnode.wireguard import forging
@@ -272,7 +272,7 @@ class TestBatches:
 
     def test_handshakes_in_one_unit(self) -> None:
         world, a, b = pair()
-        stamp = forging.tai64n.encode(1_800_000_000, 0)
+        stamp = tai64n.encode(1_800_000_000, 0)
         good = forging.initiation(b.private, a.public, timestamp=stamp)
         unit = forging.garbage_initiation(a.public) + good + good
         a.receive(unit, b.source, stride=messages.INITIATION_SIZE)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from meshnode.dataplane import DropReason
-from meshnode.wireguard import HandshakeCompleted, Kind, PeerHeardFrom, constants, messages
+from meshnode.wireguard import HandshakeCompleted, Kind, PeerHeardFrom, constants, messages, tai64n
 from meshnode.wireguard.cookie import CookieChecker
 from meshnode.wireguard.ratelimit import RateLimiter, Source
+from meshproto.primitives import blake2s_mac
 from tests.meshnode.wireguard import forging
 from tests.meshnode.wireguard.simulation import Node, World, connected, key
 
@@ -147,7 +148,7 @@ def test_proved_sources_are_limited_each() -> None:
         for _ in range(20):
             message = forging.garbage_initiation(b.device.public_key)
             cookie = checker._cookie(source, world.now)
-            proved = message[:-16] + forging.blake2s_mac(cookie, message[:-16])
+            proved = message[:-16] + blake2s_mac(cookie, message[:-16])
             b.device.decapsulate(memoryview(proved), len(proved), source, b._out, world.now)
         taken += 5
         assert len(b.device._admission) == constants.UNDER_LOAD_DEPTH + taken
@@ -201,7 +202,7 @@ def test_fifty_initiations_a_second_and_peer() -> None:
     world, a, b = meet()
     stamps = iter(range(1_800_000_000, 1_900_000_000))
     for _ in range(100):
-        message = forging.initiation(a.private, b.public, timestamp=forging.tai64n.encode(next(stamps), 0))
+        message = forging.initiation(a.private, b.public, timestamp=tai64n.encode(next(stamps), 0))
         b.device.decapsulate(memoryview(message), len(message), FLOODER, b._out, world.now)
         b.device.handle_timeout(world.now)
         world.now += 0.01
