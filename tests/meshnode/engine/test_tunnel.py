@@ -1,0 +1,224 @@
+"""Two hosts, a cable, and the data plane as one process at each end: real TUN, sockets and traffic."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from meshproto.keys import NodePrivate
+from tests.netlab import Host, Lab, Process, wait_for
+from tests.netlab.wireguard_go import WireGuardGo
+
+pytestmark = pytest.mark.system
+
+PORT = 51820
+MTU = 1280
+INNER = (("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2"))
+OUTER = (("192.0.2.1", "2001:db8::1"), ("192.0.2.2", "2001:db8::2"))
+
+
+class Tunnel:
+    """Our engine in two hosts. `options` are those of `endpoint`."""
+
+    def __init__(self, lab: Lab, *, over_ipv6: bool = False, **options: Any) -> None:
+        self.hosts = cabled(lab)
+        keys = [NodePrivate.generate(os.urandom) for _ in self.hosts]
+        self.processes: list[Process] = []
+        for end, host in enumerate(self.hosts):
+            other = 1 - end
+            config = {
+                "interface": "mesh0",
+                "mtu": MTU,
+                "port": PORT,
+                "key": keys[end].raw.hex(),
+                "peer": keys[other].public.raw.hex(),
+                "prefixes": [f"{INNER[other][0]}/32", f"{INNER[other][1]}/128"],
+                # One end has to be found by the other.
+                "endpoint": [OUTER[other][over_ipv6], PORT] if end == 0 else None,
+                **options,
+            }
+            command = (sys.executable, "-m", "tests.meshnode.engine.endpoint", json.dumps(config))
+            self.processes.append(host.popen(*command, log="endpoint"))
+            wait_for(lambda host=host: has_interface(host), 15, what="the interface")  # type: ignore[misc]
+            host.ip(
+                f"link set mesh0 mtu {MTU} up",
+                f"addr add {INNER[end][0]}/24 dev mesh0",
+                f"addr add {INNER[end][1]}/64 dev mesh0 nodad",
+            )
+        wait_for(lambda: self.hosts[0].reaches(INNER[1][0]), 15, what="the tunnel")
+
+    def end(self) -> list[dict[str, Any]]:
+        """Stop both ends. Returns what each has to say: drops, path, overflow."""
+        return [json.loads(stop(process).splitlines()[-1]) for process in self.processes]
+
+
+def stop(process: Process) -> str:
+    process.terminate()
+    return process.output()
+
+
+def has_interface(host: Host) -> bool:
+    return host.run("ip", "link", "show", "mesh0", check=False).returncode == 0
+
+
+def cabled(lab: Lab) -> tuple[Host, Host]:
+    hosts = lab.host("a"), lab.host("b")
+    lab.link((hosts[0], "eth0"), (hosts[1], "eth0"))
+    for host, (ipv4, ipv6) in zip(hosts, OUTER, strict=True):
+        host.set_addresses("eth0", [f"{ipv4}/24", f"{ipv6}/64 nodad"])
+    return hosts
+
+
+def iperf(hosts: tuple[Host, Host], address: str, *words: str) -> dict[str, Any]:
+    """One run from the first host to the second: what iperf3 says at its end."""
+    server = hosts[1].popen("iperf3", "-s", "-1", "--forceflush")
+    wait_for(lambda: "listening" in server.output(), 10, what="iperf3")
+    try:
+        done = hosts[0].run("iperf3", "-J", "-c", address, *words, timeout=60)
+    finally:
+        server.kill()
+    return dict(json.loads(done.stdout)["end"])
+
+
+def transfer(sender: Host, receiver: Host, address: str, size: int) -> None:
+    """Send random bytes over TCP to `address` of the receiver; they must arrive as they are."""
+    program = (sys.executable, "-m", "tests.meshnode.engine.transfer")
+    process = receiver.popen(*program, "receive", address, str(size))
+    wait_for(lambda: "listening" in process.output(), 10, what="the receiver")
+    sender.run(*program, "send", address, str(size), timeout=60)
+    process.wait(10)
+
+
+def transfer_both_ways(hosts: tuple[Host, Host], size: int) -> None:
+    for end in (0, 1):
+        for address in INNER[1 - end]:
+            transfer(hosts[end], hosts[1 - end], address, size)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab("engine") as lab:
+        yield lab
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("over_ipv6", [False, True], ids=["over-ipv4", "over-ipv6"])
+def test_everything_crosses(lab: Lab, loop: str, over_ipv6: bool) -> None:
+    tunnel = Tunnel(lab, loop=loop, over_ipv6=over_ipv6)
+    left, right = tunnel.hosts
+    for host, (ipv4, ipv6) in ((left, INNER[1]), (right, INNER[0])):
+        assert host.ping(ipv4).lost == 0
+        assert host.ping(ipv6).lost == 0
+    transfer_both_ways(tunnel.hosts, 8 << 20)
+    for address in INNER[1]:
+        datagrams = iperf(tunnel.hosts, address, "-u", "-b", "5M", "-n", "500K", "-l", "1000")["sum"]
+        assert datagrams["lost_packets"] == 0
+    for said, outer in zip(tunnel.end(), OUTER[::-1], strict=True):
+        assert outer[over_ipv6] in said["path"]
+        assert set(said["drops"]) <= {
+            "no_peer_for_destination"
+        }  # what the kernel sends to ff02::2 and the like
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"offload": {"tcp_offload": False, "udp_offload": False}},
+        {"offload": {"udp_offload": False}},
+        {"coalesce": {"coalesce_tcp": False, "coalesce_udp": False}},
+        {"udp": {"gso": False}},
+        {"udp": {"gro": False}},
+        {"udp": {"avoid_equal_tail": True}},
+    ],
+    ids=["no-tun-offload", "no-uso", "no-coalescing", "no-gso", "no-gro", "unequal-tail"],
+)
+def test_every_switch(lab: Lab, options: dict[str, Any]) -> None:
+    """Kernels and drivers get each of these wrong somewhere (reference §5.10, §6.9)."""
+    tunnel = Tunnel(lab, **options)
+    transfer_both_ways(tunnel.hosts, 2 << 20)
+    datagrams = iperf(tunnel.hosts, INNER[1][0], "-u", "-b", "5M", "-n", "200K", "-l", "1000")["sum"]
+    assert datagrams["lost_packets"] == 0
+    for said in tunnel.end():
+        assert set(said["drops"]) <= {"no_peer_for_destination", "unknown_datagram"}
+
+
+def test_an_interface_that_goes_down_and_up(lab: Lab) -> None:
+    tunnel = Tunnel(lab)
+    left, right = tunnel.hosts
+    right.link_down("mesh0")
+    assert left.ping(INNER[1][0], count=2, wait=1).received == 0
+    right.link_up("mesh0")
+    right.ip(f"addr replace {INNER[1][0]}/24 dev mesh0")
+    wait_for(lambda: left.reaches(INNER[1][0]), 10, what="the tunnel after the pause")
+    assert tunnel.end()[1]["drops"].get("tun_write_failed", 0) >= 2
+
+
+def test_a_cable_that_is_pulled(lab: Lab) -> None:
+    """Sends fail; nothing ends, and the tunnel is there again with the cable."""
+    tunnel = Tunnel(lab)
+    left, right = tunnel.hosts
+    left.link_down()
+    left.ping(INNER[1][0], count=2, wait=1)
+    left.link_up()
+    left.set_addresses("eth0", [f"{OUTER[0][0]}/24"])
+    wait_for(lambda: left.reaches(INNER[1][0]), 15, what="the tunnel with the cable back")
+    assert right.ping(INNER[0][0]).lost == 0
+    assert tunnel.end()[0]["drops"].get("send_failed", 0) >= 1
+
+
+def test_a_path_of_smaller_mtu(lab: Lab) -> None:
+    """Batches do not fit any more (EMSGSIZE); single datagrams are fragmented, so that the tunnel goes on."""
+    tunnel = Tunnel(lab)
+    tunnel.hosts[0].ip("link set eth0 mtu 1200")
+    transfer(*tunnel.hosts, INNER[1][0], 1 << 20)
+
+
+def test_a_port_that_is_in_use(lab: Lab) -> None:
+    tunnel = Tunnel(lab)
+    config = {
+        "interface": "mesh1",
+        "mtu": MTU,
+        "port": PORT,
+        "key": "01" * 32,
+        "peer": "09" * 32,
+        "prefixes": [],
+    }
+    command = (sys.executable, "-m", "tests.meshnode.engine.endpoint", json.dumps(config))
+    failed = tunnel.hosts[0].run(*command, check=False)
+    assert f"UDP port {PORT} is in use by another program" in failed.stderr
+    config["interface"] = "mesh0"
+    failed = tunnel.hosts[0].run(*command[:-1], json.dumps(config), check=False)
+    assert "the interface mesh0 is in use by another program" in failed.stderr
+
+
+@pytest.mark.interop
+def test_throughput_beside_wireguard_go(lab: Lab, record_property: Any) -> None:
+    """One TCP stream through each in turn. The ratio is for a person to read: `bench/` is for figures."""
+    ours = Tunnel(lab, loop="uvloop")
+    figures = {"meshnode": megabits(ours.hosts, INNER[1][0])}
+    ours.end()
+    ends = []
+    for host in ours.hosts:
+        key = base64.b64encode(NodePrivate.generate(os.urandom).raw).decode()
+        ends.append(WireGuardGo(host, key, port=PORT + 1, mtu=MTU))
+    for end, (ipv4, _) in zip(ends, INNER, strict=True):
+        end.start([f"{ipv4}/24"])
+    for end, other, address, outer in zip(ends, ends[::-1], INNER[::-1], OUTER[::-1], strict=True):
+        end.set_peer(other.public_key, [f"{address[0]}/32"], endpoint=f"{outer[0]}:{PORT + 1}")
+    wait_for(lambda: ours.hosts[0].reaches(INNER[1][0]), 15, what="wireguard-go's tunnel")
+    figures["wireguard-go"] = megabits(ours.hosts, INNER[1][0])
+    figures["ratio"] = figures["meshnode"] / figures["wireguard-go"]
+    for name, figure in figures.items():
+        record_property(name, round(figure, 2))
+    print({name: round(figure, 2) for name, figure in figures.items()})
+    assert all(figures.values())
+
+
+def megabits(hosts: tuple[Host, Host], address: str) -> float:
+    return float(iperf(hosts, address, "-t", "3")["sum_received"]["bits_per_second"]) / 1e6
