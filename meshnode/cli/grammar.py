@@ -79,7 +79,7 @@ class Command(click.Command):
         for parameter in given:
             if given.count(parameter) > 1 and isinstance(parameter, click.Option) and not parameter.multiple:
                 raise click.UsageError(f"flag {_long_name(parameter)} is given twice", ctx)
-        if extra and not any(isinstance(parameter, click.Argument) for parameter in self.params):
+        if extra:
             raise unexpected_arguments(ctx, extra)
         return super().parse_args(ctx, args)
 

@@ -19,6 +19,7 @@ import msgspec
 
 from meshnode.cli.errors import CommandError
 from meshnode.cli.peers import matches, short_name
+from meshnode.control.server_url import InvalidServerURL, ServerURL
 from meshnode.prefs import InvalidPrefs, Prefs, normalise
 from meshproto.routes import EXIT_ROUTES, sorted_prefixes
 
@@ -74,6 +75,11 @@ def overlay(prefs: Prefs, flags: Flags, status: Json) -> Prefs:
 
     Raises CommandError with a line that names the flag's mistake.
     """
+    if flags.login_server:
+        try:
+            ServerURL.parse(flags.login_server)
+        except InvalidServerURL as error:
+            raise CommandError(str(error)) from error
     changes: dict[str, Any] = {
         name: value
         for name, value in (

@@ -37,7 +37,9 @@ class TestNode:
         await wait_until(lambda: self.backend.state.label == label, timeout, lambda: self.describe(label))
 
     def describe(self, wanted: str) -> str:
-        return f"state {self.backend.state.label} instead of {wanted}; {self.backend.health()}; {self.crashes}"
+        return (
+            f"state {self.backend.state.label} instead of {wanted}; {self.backend.health()}; {self.crashes}"
+        )
 
     async def end(self) -> None:
         """As at the end of the daemon."""
@@ -51,7 +53,7 @@ async def wait_until(
     """Until the condition is true. Fails with the description."""
     try:
         async with asyncio.timeout(timeout):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - the condition is anything at all
                 await asyncio.sleep(0.01)
     except TimeoutError:
         pytest.fail(describe() or "the condition is not true in time")

@@ -35,7 +35,10 @@ async def test_two_nodes_join_and_know_each_other(coordinator: Coordinator, star
     await join(one, coordinator, "one")
     await join(two, coordinator, "two")
     await wait_until(lambda: peer_names(one) == {"two"} and peer_names(two) == {"one"})
-    assert [str(own) for own in one.tunnel.applied.router.addresses] == ["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]
+    assert [str(own) for own in one.tunnel.applied.router.addresses] == [
+        "100.64.0.1/32",
+        "fd7a:115c:a1e0::1/128",
+    ]
     await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [two.tunnel.local_endpoints])
     status = one.backend.status()
     assert status["TailscaleIPs"] == ["100.64.0.1", "fd7a:115c:a1e0::1"]
@@ -71,13 +74,17 @@ async def test_a_person_lets_a_node_in(coordinator: Coordinator, start_node: Nod
 
 
 @pytest.mark.parametrize("key", ["nonsense", "hskey-auth-000000000000-" + "0" * 64])
-async def test_a_refused_key_changes_nothing(coordinator: Coordinator, start_node: NodeMaker, key: str) -> None:
+async def test_a_refused_key_changes_nothing(
+    coordinator: Coordinator, start_node: NodeMaker, key: str
+) -> None:
     node = await start_node("one")
     before = node.store.load()
     with node.backend.bus.watch() as notifications:
         await node.backend.start(prefs_for(coordinator, "one"), key)
         async with asyncio.timeout(10):
-            while (notification := await notifications.get()) is not None and "ErrMessage" not in notification:
+            while (
+                notification := await notifications.get()
+            ) is not None and "ErrMessage" not in notification:
                 pass
     assert notification is not None
     assert "key" in notification["ErrMessage"]
@@ -175,7 +182,9 @@ async def test_logout_ends_the_login_on_both_sides(
     old_key = record.node_key
     await join(node, coordinator, "one")
     assert coordinator.state.snapshot.nodes[1].node_key != old_key
-    assert node.backend.status()["TailscaleIPs"][0] == "100.64.0.1", "the same machine and user keep their address"
+    assert node.backend.status()["TailscaleIPs"][0] == "100.64.0.1", (
+        "the same machine and user keep their address"
+    )
 
 
 async def test_logout_without_the_coordinator_says_so(tmp_path: Path, start_node: NodeMaker) -> None:
@@ -187,7 +196,9 @@ async def test_logout_without_the_coordinator_says_so(tmp_path: Path, start_node
     assert node.backend.state.label == "NeedsLogin"
 
 
-async def test_a_key_that_is_expired_by_the_administrator(coordinator: Coordinator, start_node: NodeMaker) -> None:
+async def test_a_key_that_is_expired_by_the_administrator(
+    coordinator: Coordinator, start_node: NodeMaker
+) -> None:
     node = await start_node("one")
     await join(node, coordinator, "one")
     await coordinator.state.expire_node(1, datetime.now(UTC) - timedelta(seconds=1))
@@ -224,7 +235,9 @@ async def test_logging_in_again_keeps_the_tunnel_until_it_works(
     assert len(coordinator.state.snapshot.nodes) == 1
 
 
-async def test_settings_reach_the_coordinator_and_the_tunnel(coordinator: Coordinator, start_node: NodeMaker) -> None:
+async def test_settings_reach_the_coordinator_and_the_tunnel(
+    coordinator: Coordinator, start_node: NodeMaker
+) -> None:
     one, two = await start_node("one"), await start_node("two")
     await join(one, coordinator, "one")
     await join(two, coordinator, "two")

@@ -1,4 +1,4 @@
-"""The state as a function of the situation: every combination gives a state, and the telling ones the right one."""
+"""The state as a function of the situation: the telling ones give the right one, and few give Running."""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ def test_a_second_daemon_is_kept_out_until_the_first_ends(directory: Path) -> No
         (b'{"version": 2, "machine_key": 5}', "newer"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_and_left_alone(directory: Path, content: bytes, says: str) -> None:
+def test_a_file_that_cannot_be_used_is_named_and_left_alone(
+    directory: Path, content: bytes, says: str
+) -> None:
     store = StateDir(directory)
     path = directory / STATE_FILE
     path.write_bytes(content)

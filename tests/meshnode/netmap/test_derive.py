@@ -137,7 +137,9 @@ def test_what_we_serve_is_advertised_and_approved() -> None:
 
 
 def test_expired_peers_are_cut_off() -> None:
-    result = configuration(node(2, expired=True), node(3, key_expiry=NOW), node(4, key_expiry=NOW + timedelta(1)))
+    result = configuration(
+        node(2, expired=True), node(3, key_expiry=NOW), node(4, key_expiry=NOW + timedelta(1))
+    )
     assert set(allowed(result)) == {4}
     assert set(result.candidates) == {key(4)}
 

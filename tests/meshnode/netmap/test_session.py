@@ -101,7 +101,10 @@ def test_unknown_ids_in_patches_are_ignored() -> None:
     session = session_with(node(2))
     before = session.network_map
     changes = (PeerChange(node_id=7, online=False),)
-    assert apply(session, peers_changed_patch=changes, online_change={8: True}, peer_seen_change={9: True}) == before
+    assert (
+        apply(session, peers_changed_patch=changes, online_change={8: True}, peer_seen_change={9: True})
+        == before
+    )
 
 
 def test_seen_and_online_changes() -> None:
@@ -161,8 +164,13 @@ def test_an_online_state_that_was_not_known_is_taken() -> None:
 def test_profiles_add_up() -> None:
     session = session_with()
     apply(session, user_profiles=(UserProfile(id=1, login_name="ana"),))
-    after = apply(session, user_profiles=(UserProfile(id=2, login_name="bob"), UserProfile(id=1, login_name="eve")))
-    assert {number: profile.login_name for number, profile in after.user_profiles.items()} == {1: "eve", 2: "bob"}
+    after = apply(
+        session, user_profiles=(UserProfile(id=2, login_name="bob"), UserProfile(id=1, login_name="eve"))
+    )
+    assert {number: profile.login_name for number, profile in after.user_profiles.items()} == {
+        1: "eve",
+        2: "bob",
+    }
 
 
 def test_sticky_fields_stay_until_they_are_said_again() -> None:
@@ -232,13 +240,17 @@ def delta(before: dict[int, Node], after: dict[int, Node], patches: bool) -> Map
         known = before.get(number)
         if known == peer:
             continue
-        differing = {name for name in Node.__struct_fields__ if getattr(known, name, None) != getattr(peer, name)}
+        differing = {
+            name for name in Node.__struct_fields__ if getattr(known, name, None) != getattr(peer, name)
+        }
         if known is None or not patches or not differing <= PATCHABLE_FIELDS:
             changed.append(peer)
         else:
             changes.append(patch(peer, differing))
     removed = tuple(number for number in before if number not in after)
-    return MapResponse(peers_changed=tuple(changed), peers_removed=removed, peers_changed_patch=tuple(changes))
+    return MapResponse(
+        peers_changed=tuple(changed), peers_removed=removed, peers_changed_patch=tuple(changes)
+    )
 
 
 def patch(peer: Node, differing: set[str]) -> PeerChange:
