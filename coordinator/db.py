@@ -143,13 +143,14 @@ async def open_sqlite(path: Path) -> Database:
     accessible.
     """
     check_sqlite(path)
+    _check_writable(path)
     engine = _sqlite_engine(path)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade)
     except sa.exc.SQLAlchemyError as error:
         await engine.dispose()
-        raise StartupError(f"database {path}: {_reason(error)}; check the file and its directory") from error
+        raise _unusable(path, getattr(error, "orig", None) or error) from error
     return Database(engine)
 
 
@@ -158,33 +159,47 @@ def check_sqlite(path: Path) -> None:
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {
-                name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if "alembic_version" in tables:
-                (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (
-                    "",
-                )
-            elif tables:
-                raise StartupError(
-                    f"database {path} is not a coordinator's (it has no alembic_version table); "
-                    "set database.sqlite.path to another file"
-                )
-            else:
-                return
+        # Even a reader leaves -wal and -shm files of its own user behind, unless it is told that nobody writes.
+        unused = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+        uri = f"{path.resolve().as_uri()}?mode=ro{unused}"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            select = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            tables = {name for (name,) in connection.execute(select)}
+            revision = _revision(connection) if "alembic_version" in tables else None
     except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    if tables and revision is None:
         raise StartupError(
-            f"database {path} cannot be read: {error}; "
-            "restore a backup or set database.sqlite.path to another file"
-        ) from error
+            f"database {path} is not a coordinator's (it has no alembic_version table); "
+            "set database.sqlite.path to another file"
+        )
     scripts = ScriptDirectory.from_config(_alembic())
-    known = {script.revision for script in scripts.walk_revisions()}
-    if revision not in known:
+    if tables and revision not in {script.revision for script in scripts.walk_revisions()}:
         raise StartupError(
             f"database {path} was written by a newer coordinator (schema {revision}, this one knows up to "
             f"{scripts.get_current_head()}); install that version again, or restore a backup from before it"
         )
+
+
+def _revision(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _check_writable(path: Path) -> None:
+    """Fail here, in one line, rather than inside the asynchronous driver and its thread."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: BaseException) -> StartupError:
+    return StartupError(
+        f"database {path} cannot be used: {str(error).splitlines()[0]}; check the file and its directory, "
+        "restore a backup, or set database.sqlite.path to another file"
+    )
 
 
 def _sqlite_engine(path: Path) -> AsyncEngine:
@@ -221,8 +236,3 @@ def _upgrade(connection: sa.Connection) -> None:
     config = _alembic()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _reason(error: sa.exc.SQLAlchemyError) -> str:
-    """The driver's own words, on one line."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
