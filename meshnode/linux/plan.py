@@ -6,16 +6,16 @@ How a packet finds its way, by rule priority (the phases of marks.py, the same f
     own, to default     carries our mark          ... or the default table ...
     own, unreachable    carries our mark          ... or nothing: what we send never enters a tunnel
     peers               to the tailnet's range    our table, addresses of nodes only
-    from the tunnel     came in by the tunnel     the main table (only where we serve and use an exit node)
+    from the tunnel     came in by the tunnel     the main table (only where an exit node is used)
     LAN                 -                         the main table without its default route
     subnets             -                         our table without /0
     exit                -                         our table with /0 (only where an exit node is used)
 
 So a node that sits in a subnet it accepts keeps its direct way there (connected networks first), while peers'
 own addresses go into the tunnel whatever the main table says. With an exit node the LAN rule is left out:
-everything enters the tunnel except `local_routes`, which are `throw` routes in our table and fall through to
-the main table. That this takes connected networks by name, and not whatever the main table holds, keeps a
-DHCP server that announces 0.0.0.0/1 from drawing traffic past the exit node (CVE-2024-3661).
+everything enters the tunnel except what came out of it, and `local_routes`: `throw` routes in our table, that
+fall through to the main table. That this takes connected networks by name, and not whatever the main table
+holds, keeps a DHCP server that announces 0.0.0.0/1 from drawing traffic past the exit node (CVE-2024-3661).
 """
 
 from __future__ import annotations
@@ -150,8 +150,7 @@ def _rules(config: RouterConfig, own: Ownership, version: int) -> Iterator[Rule]
         yield Rule(version, PHASE_LAN + slot, TABLE_MAIN, suppress=0)
         yield Rule(version, PHASE_SUBNETS + slot, own.table, suppress=0)
         return
-    if config.forwards(version):
-        yield Rule(version, PHASE_FROM_TUNNEL + slot, TABLE_MAIN, from_tunnel=True)
+    yield Rule(version, PHASE_FROM_TUNNEL + slot, TABLE_MAIN, from_tunnel=True)
     yield Rule(version, PHASE_SUBNETS + slot, own.table, suppress=0)
     yield Rule(version, PHASE_EXIT + slot, own.table)
 

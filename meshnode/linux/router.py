@@ -18,8 +18,10 @@ from meshnode.linux.marks import Ownership, ownership
 from meshnode.linux.netlink import FoundRule, Link, Netlink, SlotTaken
 from meshnode.linux.plan import Ipv6, Plan, describe_route, describe_rule, make_plan
 from meshnode.linux.router_config import FAMILIES, RouterConfig
+from meshnode.linux.ruleset import tables
 from meshnode.linux.runner import ProgramMissing, Run, run
 from meshnode.linux.sysctl import Settings, SysctlKeeper
+from meshnode.linux.sysctl_plan import strict_interfaces
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +97,9 @@ class LinuxRouter:
         needed = any(config.forwards(version) or config.uses_exit(version) for version in FAMILIES)
         with work.trouble.step(f"the firewall table {self._own.nft_table} could not be set"):
             try:
-                if await self._firewall.set(config):
-                    work.changes.append(f"nft table inet {self._own.nft_table}")
+                strict = bool(strict_interfaces(self._settings, self._own.interface))
+                if await self._firewall.set(tables(config, self._own, strict=strict)):
+                    work.changes.append(f"nft tables {self._own.nft_table}")
             except ProgramMissing as error:
                 if needed:
                     raise

@@ -1,6 +1,6 @@
-"""The nftables table of a node, as the commands of one `nft -j` transaction. Pure.
+"""The nftables tables of a node, as chains of rules. Pure.
 
-The table is `inet meshnode-<interface>`, ours alone; it is replaced as a whole. Its chains:
+The table `inet meshnode-<interface>`:
 
     input        an address of a peer may come in by the tunnel only
     forward      from the tunnel to what we serve, and nothing else; TCP segments made to fit the tunnel
@@ -8,23 +8,49 @@ The table is `inet meshnode-<interface>`, ours alone; it is replaced as a whole.
     prerouting   with an exit node in use: an answer leaves by the interface by which the question came, and
     output       what arrives there passes a strict reverse-path filter
 
+and, with an exit node in use on a host with such a filter, `arp meshnode-<interface>`, because the filter
+also judges who may ask for our link-layer address.
+
 An `accept` here does not overrule a `drop` in another table (ufw, firewalld, Docker); see docs/adr/0003.
-Syntax: libnftables-json(5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from typing import Any
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Network, IPv6Network
 
-from meshnode.linux.marks import FWMARK, FWMARK_MASK, Ownership
+from meshnode.linux.marks import Ownership
+from meshnode.linux.nft_json import (
+    ACCEPT,
+    COUNTER,
+    DROP,
+    FILTER,
+    MANGLE,
+    MASQUERADE,
+    NFPROTO,
+    RETURN,
+    SRCNAT,
+    Chain,
+    Command,
+    Statement,
+    address_in,
+    address_is,
+    address_type,
+    connection_is,
+    ct,
+    has_our_mark,
+    lower_segment_size,
+    match,
+    meta,
+    payload,
+    set_our_mark,
+)
 from meshnode.linux.router_config import FAMILIES, RouterConfig
 from meshproto.addresses import IPNetwork
-from meshproto.routes import CGNAT_RANGE
+from meshproto.routes import CGNAT_RANGE, sorted_prefixes
 
-Statement = dict[str, Any]
-Command = dict[str, Any]
+Tables = dict[str, tuple[Chain, ...]]
+"""By nft family: the chains of the table of our name."""
 
 # Bytes of IP and TCP headers without options, which an MTU has to hold besides the segment.
 HEADERS = {4: 20 + 20, 6: 40 + 20}
@@ -42,39 +68,45 @@ NOT_INTERNET: dict[int, tuple[IPNetwork, ...]] = {
     6: (IPv6Network("fc00::/7"), IPv6Network("fe80::/10"), IPv6Network("ff00::/8")),
 }
 
-IP = {4: "ip", 6: "ip6"}
-NFPROTO = {4: "ipv4", 6: "ipv6"}
 
-ACCEPT: Statement = {"accept": None}
-DROP: Statement = {"drop": None}
-RETURN: Statement = {"return": None}
-MASQUERADE: Statement = {"masquerade": None}
-COUNTER: Statement = {"counter": None}
-
-# Hook priorities by the names of nft(8).
-FILTER, MANGLE, SRCNAT = 0, -150, 100
-
-
-def removal(own: Ownership) -> list[Command]:
-    """Commands that remove our table, and succeed where there is none."""
-    table = {"table": {"family": "inet", "name": own.nft_table}}
-    return [{"add": table}, {"delete": table}]
-
-
-def ruleset(config: RouterConfig, own: Ownership) -> list[Command]:
-    """Commands that replace our table by the one for `config`; an empty config leaves no table."""
+def tables(config: RouterConfig, own: Ownership, *, strict: bool = False) -> Tables:
+    """The tables for `config`; none for an empty one. `strict`: the host has a strict reverse-path filter."""
     if config.is_empty:
-        return removal(own)
+        return {}
     chains = [
-        _Chain("input", "filter", "input", FILTER, list(_input(config, own))),
-        _Chain("forward", "filter", "forward", FILTER, list(_forward(config, own))),
-        _Chain("postrouting", "nat", "postrouting", SRCNAT, list(_postrouting(config, own))),
+        Chain("input", "filter", "input", FILTER, tuple(_input(config, own))),
+        Chain("forward", "filter", "forward", FILTER, tuple(_forward(config, own))),
+        Chain("postrouting", "nat", "postrouting", SRCNAT, tuple(_postrouting(config, own))),
     ]
-    if any(config.uses_exit(version) for version in FAMILIES):
-        chains.append(_Chain("prerouting", "filter", "prerouting", MANGLE, list(_prerouting(own))))
-        chains.append(_Chain("output", "route", "output", MANGLE, list(_output())))
-    table = {"table": {"family": "inet", "name": own.nft_table}}
-    return [*removal(own), {"add": table}, *(command for chain in chains for command in chain.commands(own))]
+    if not any(config.uses_exit(version) for version in FAMILIES):
+        return {"inet": tuple(chains)}
+    chains.append(Chain("prerouting", "filter", "prerouting", MANGLE, tuple(_prerouting(config, own))))
+    chains.append(Chain("output", "route", "output", MANGLE, tuple(_output())))
+    if not (strict and config.uses_exit(4)):
+        return {"inet": tuple(chains)}
+    return {"inet": tuple(chains), "arp": (Chain("input", "filter", "input", FILTER, tuple(_arp(own))),)}
+
+
+def transaction(wanted: Tables, own: Ownership, present: Collection[str]) -> list[Command]:
+    """The commands that leave exactly the wanted tables, given the families in which we have one now."""
+    commands = []
+    for family in sorted({*wanted, *present}):
+        table = {"table": {"family": family, "name": own.nft_table}}
+        # Adding first, so that removing does not fail if someone else has removed it in the meantime.
+        commands += [{"add": table}, {"delete": table}]
+        if family in wanted:
+            commands.append({"add": table})
+            for chain in wanted[family]:
+                commands += chain.commands(family, own.nft_table)
+    return commands
+
+
+def _from(own: Ownership) -> Statement:
+    return match(meta("iifname"), own.interface)
+
+
+def _to(own: Ownership, op: str = "==") -> Statement:
+    return match(meta("oifname"), own.interface, op)
 
 
 def _input(config: RouterConfig, own: Ownership) -> Iterator[list[Statement]]:
@@ -82,23 +114,24 @@ def _input(config: RouterConfig, own: Ownership) -> Iterator[list[Statement]]:
     yield [_from(own), ACCEPT]
     if config.listen_port:
         # WireGuard knows peers by their keys: a provider may well give one the address that another has here.
-        yield [_match({"payload": {"protocol": "udp", "field": "dport"}}, config.listen_port), ACCEPT]
-    yield [_ct_state("established", "related"), ACCEPT]
+        yield [match(payload("udp", "dport"), config.listen_port), ACCEPT]
+    yield [connection_is("established", "related"), ACCEPT]
     for version in FAMILIES:
         if sources := config.peer_routes(version):
             # In this order: nft would take a leading iiftype for a promise about the link-layer header.
-            yield [_address(version, "saddr", sources), _match(_meta("iiftype"), "ether"), COUNTER, DROP]
+            yield [address_in(version, "saddr", sources), match(meta("iiftype"), "ether"), COUNTER, DROP]
 
 
 def _forward(config: RouterConfig, own: Ownership) -> Iterator[list[Statement]]:
     for interface in (_from(own), _to(own)):
         for version in FAMILIES:
-            yield [interface, _match(_meta("nfproto"), NFPROTO[version]), *_clamp_mss(config.mtu, version)]
-    yield [_from(own), _ct_state("established", "related"), ACCEPT]
-    yield [_from(own), _match({"ct": {"key": "status"}}, "dnat", "in"), ACCEPT]  # a port published here
+            size = config.mtu - HEADERS[version]
+            yield [interface, match(meta("nfproto"), NFPROTO[version]), *lower_segment_size(size)]
+    yield [_from(own), connection_is("established", "related"), ACCEPT]
+    yield [_from(own), match(ct("status"), "dnat", "in"), ACCEPT]  # a port published here
     for version in FAMILIES:
         for destination in _served(config, version):
-            yield [_from(own), *destination, ACCEPT]
+            yield [_from(own), destination, ACCEPT]
     yield [_from(own), COUNTER, DROP]
 
 
@@ -107,113 +140,49 @@ def _postrouting(config: RouterConfig, own: Ownership) -> Iterator[list[Statemen
         return
     for version in FAMILIES:
         for destination in _served(config, version):
-            yield [_from(own), _to(own, "!="), *destination, MASQUERADE]
+            yield [_from(own), _to(own, "!="), destination, MASQUERADE]
 
 
-def _served(config: RouterConfig, version: int) -> Iterator[list[Statement]]:
+def _served(config: RouterConfig, version: int) -> Iterator[Statement]:
     """Matches for what may be forwarded to: the subnets we serve, and the internet for an exit node."""
     if subnets := config.served(version):
-        yield [_address(version, "daddr", subnets)]
+        yield address_in(version, "daddr", subnets)
     if config.offers_exit(version):
-        yield [_address(version, "daddr", NOT_INTERNET[version], "!=")]
+        yield address_in(version, "daddr", NOT_INTERNET[version], "!=")
 
 
-def _prerouting(own: Ownership) -> Iterator[list[Statement]]:
+def _prerouting(config: RouterConfig, own: Ownership) -> Iterator[list[Statement]]:
     """What arrives by another interface than the tunnel.
 
-    To us: marked, so that the reverse-path filter (where src_valid_mark is set, sysctl_plan.py) looks for the
-    way back in the main table; and the connection is marked, for the answers. An answer: gets that mark.
+    To the tunnel's address: dropped, since someone near us could probe the tunnel's connections by it
+    (CVE-2019-14899); not if it comes from ourselves or from networks that bypass the tunnel.
+    To us: the packet is marked, so that the reverse-path filter (where src_valid_mark is set, sysctl_plan.py)
+    looks for the way back in the main table; so is the connection, for the answers. An answer gets that mark.
     """
-    local = {"fib": {"result": "type", "flags": ["daddr"]}}
     yield [_from(own), RETURN]
-    to_us = _match(local, {"set": ["local", "broadcast", "multicast"]})
-    yield [_match(_ct("direction"), "original"), to_us, _mark(_ct("mark")), _mark(_meta("mark"))]
-    yield [_match(_ct("direction"), "reply"), _has_mark(_ct("mark")), _mark(_meta("mark"))]
+    for version in FAMILIES:
+        if addresses := [address.ip for address in config.addresses if address.version == version]:
+            foreign = [address_type("saddr", "local", op="!=")]
+            if local := _local(config, version):
+                foreign.append(address_in(version, "saddr", local, "!="))
+            yield [address_is(version, "daddr", addresses), *foreign, COUNTER, DROP]
+    to_us = address_type("daddr", "local", "broadcast", "multicast")
+    yield [match(ct("direction"), "original"), to_us, set_our_mark(ct("mark")), set_our_mark(meta("mark"))]
+    yield [match(ct("direction"), "reply"), has_our_mark(ct("mark")), set_our_mark(meta("mark"))]
+
+
+def _local(config: RouterConfig, version: int) -> tuple[IPNetwork, ...]:
+    return sorted_prefixes(net for net in config.local_routes if net.version == version)
 
 
 def _output() -> Iterator[list[Statement]]:
-    """Own connections are remembered by their mark; answers to others leave by the main table."""
-    yield [_has_mark(_meta("mark")), _ct_state("new"), _mark(_ct("mark"))]
-    yield [_match(_ct("direction"), "reply"), _has_mark(_ct("mark")), _mark(_meta("mark"))]
+    """Own connections are remembered by their mark; answers to others leave by the main table.
+
+    Not only new connections: those of the daemon are there before an exit node is chosen.
+    """
+    yield [has_our_mark(meta("mark")), set_our_mark(ct("mark"))]
+    yield [match(ct("direction"), "reply"), has_our_mark(ct("mark")), set_our_mark(meta("mark"))]
 
 
-class _Chain:
-    """A base chain with its rules."""
-
-    def __init__(
-        self, name: str, kind: str, hook: str, priority: int, rules: Sequence[list[Statement]]
-    ) -> None:
-        self._name = name
-        self._base = {"type": kind, "hook": hook, "prio": priority, "policy": "accept"}
-        self._rules = rules
-
-    def commands(self, own: Ownership) -> Iterator[Command]:
-        where = {"family": "inet", "table": own.nft_table}
-        yield {"add": {"chain": {**where, "name": self._name, **self._base}}}
-        for rule in self._rules:
-            yield {"add": {"rule": {**where, "chain": self._name, "expr": rule}}}
-
-
-# Matches and statements
-
-
-def _match(left: Statement, right: Any, op: str = "==") -> Statement:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def _meta(key: str) -> Statement:
-    return {"meta": {"key": key}}
-
-
-def _ct(key: str) -> Statement:
-    return {"ct": {"key": key}}
-
-
-def _from(own: Ownership) -> Statement:
-    return _match(_meta("iifname"), own.interface)
-
-
-def _to(own: Ownership, op: str = "==") -> Statement:
-    return _match(_meta("oifname"), own.interface, op)
-
-
-def _ct_state(*states: str) -> Statement:
-    return _match(_ct("state"), list(states), "in")
-
-
-def _address(version: int, field: str, networks: Iterable[IPNetwork], op: str = "==") -> Statement:
-    """Source or destination in one of the networks, which may overlap."""
-    elements = [_prefix(net) for net in _collapse(networks)]
-    return _match({"payload": {"protocol": IP[version], "field": field}}, {"set": elements}, op)
-
-
-def _collapse(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
-    mixed = list(networks)
-    yield from collapse_addresses(net for net in mixed if isinstance(net, IPv4Network))
-    yield from collapse_addresses(net for net in mixed if isinstance(net, IPv6Network))
-
-
-def _prefix(net: IPNetwork) -> Any:
-    if net.prefixlen == net.max_prefixlen:
-        return str(net.network_address)
-    return {"prefix": {"addr": str(net.network_address), "len": net.prefixlen}}
-
-
-def _clamp_mss(mtu: int, version: int) -> list[Statement]:
-    """Lower the segment size announced in a SYN to what the tunnel carries; nft never raises it."""
-    flags = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"]]}
-    size = {"tcp option": {"name": "maxseg", "field": "size"}}
-    return [_match(flags, "syn"), _mangle(size, mtu - HEADERS[version])]
-
-
-def _mangle(key: Statement, value: Any) -> Statement:
-    return {"mangle": {"key": key, "value": value}}
-
-
-def _has_mark(key: Statement) -> Statement:
-    return _match({"&": [key, FWMARK_MASK]}, FWMARK)
-
-
-def _mark(key: Statement) -> Statement:
-    """Put our mark in, and leave the bits of others as they are."""
-    return _mangle(key, {"|": [{"&": [key, FWMARK_MASK ^ 0xFFFF_FFFF]}, FWMARK]})
+def _arp(own: Ownership) -> Iterator[list[Statement]]:
+    yield [match(meta("iifname"), own.interface, "!="), set_our_mark(meta("mark"))]

@@ -87,13 +87,21 @@ def reverse_path(settings: Reader, tunnel: str) -> list[Entry]:
     """
     if settings.read("net/ipv4/conf/all/src_valid_mark") != "0":
         return []
-    everywhere = int(settings.read("net/ipv4/conf/all/rp_filter") or 0)
     return [
         change
+        for name in strict_interfaces(settings, tunnel)
+        for change in _change(settings, REVERSE_PATH, f"net/ipv4/conf/{name}/src_valid_mark", "1")
+    ]
+
+
+def strict_interfaces(settings: Reader, tunnel: str) -> list[str]:
+    """The interfaces, without the tunnel's, whose reverse-path filter is strict: the higher value holds."""
+    everywhere = int(settings.read("net/ipv4/conf/all/rp_filter") or 0)
+    return [
+        name
         for name in settings.interfaces(4)
         if name not in PSEUDO | {"lo", tunnel}
         and max(everywhere, int(settings.read(f"net/ipv4/conf/{name}/rp_filter") or 0)) == STRICT
-        for change in _change(settings, REVERSE_PATH, f"net/ipv4/conf/{name}/src_valid_mark", "1")
     ]
 
 

@@ -33,6 +33,7 @@ CONFIGURATIONS: dict[str, RouterConfig] = {
     "exit_node_allow_lan": RouterConfig(
         addresses=OWN, routes=PEERS | EXIT, local_routes=LAN, listen_port=41641
     ),
+    "exit_node_with_strict_filter": RouterConfig(addresses=OWN, routes=PEERS | EXIT),
     "exit_node_ipv4_only": RouterConfig(addresses=OWN[:1], routes=PEERS | nets("0.0.0.0/0")),
     "serve_subnet": RouterConfig(
         addresses=OWN, routes=PEERS, subnet_routes=LAN | nets("192.168.1.64/26"), listen_port=41641
@@ -50,3 +51,6 @@ CONFIGURATIONS: dict[str, RouterConfig] = {
 
 IPV6: dict[str, Ipv6] = {"exit_node_without_ipv6": Ipv6.OFF_ON_INTERFACE}
 """What the host can do, where it is not everything."""
+
+STRICT = {"exit_node_with_strict_filter"}
+"""Where the host has a strict reverse-path filter."""

@@ -145,7 +145,7 @@ def test_only_the_difference_is_changed(host: Host) -> None:
         node.must_set(**ONLY_PEERS)
         more = {**ONLY_PEERS, "routes": [*PEERS[1:], "10.1.0.0/24"], "mtu": 1400}
         assert node.must_set(**more) == [
-            "nft table inet meshnode-mesh0",
+            "nft tables meshnode-mesh0",
             "link mtu 1400",
             "ip route 10.1.0.0/24 dev mesh0 table 41641",
             "removed ip route 100.64.0.2/32 table 41641",

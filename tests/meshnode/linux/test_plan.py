@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from meshnode.linux.marks import PHASE_EXIT, PHASE_LAN, PHASE_PEERS, PHASE_SUBNETS, ownership
 from meshnode.linux.plan import TABLE_MAIN, Ipv6, Plan, Route, RouteKind, describe, make_plan
 from meshnode.linux.router_config import RouterConfig
-from meshnode.linux.ruleset import ruleset
+from meshnode.linux.ruleset import tables, transaction
 from meshproto.addresses import IPAddress, IPNetwork
-from tests.meshnode.linux.configurations import CONFIGURATIONS, EXIT, IPV6, LAN, OWN, PEERS, nets
+from tests.meshnode.linux.configurations import CONFIGURATIONS, EXIT, IPV6, LAN, OWN, PEERS, STRICT, nets
 
 GOLDEN = Path(__file__).parent / "golden"
 MESH0 = ownership("mesh0")
@@ -28,15 +28,16 @@ MESH0 = ownership("mesh0")
 
 def dump(name: str) -> str:
     config = CONFIGURATIONS[name]
+    commands = transaction(tables(config, MESH0, strict=name in STRICT), MESH0, present=[])
     plan = describe(make_plan(config, MESH0, IPV6.get(name, Ipv6.USABLE)), MESH0)
-    return "\n".join([*plan, "", *map(describe_command, ruleset(config, MESH0)), ""])
+    return "\n".join([*plan, "", *map(describe_command, commands), ""])
 
 
 def describe_command(command: dict[str, Any]) -> str:
     """A line for one nft command: the action, the object, and of a rule its chain and what it does."""
     [(action, target)] = command.items()
     [(kind, content)] = target.items()
-    words = {key: value for key, value in content.items() if key not in ("family", "table")}
+    words = {key: value for key, value in content.items() if key != "table"}
     if kind == "rule":
         return f"{words['chain']}: {json.dumps(words['expr'])}"
     return f"{action} {kind} {' '.join(str(value) for value in words.values())}"
