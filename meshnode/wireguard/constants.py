@@ -51,6 +51,9 @@ UNDER_LOAD_LINGER: Final = 1.0
 HANDSHAKES_PER_TURN: Final = 8
 """Handshake messages worked on in one `handle_timeout`: about 0.5 ms each, so that data does not wait."""
 
+SCHEDULE_SLACK: Final = 64
+"""Outdated entries of the schedule, besides one per peer, before it is tidied."""
+
 MAX_PENDING_COOKIE_REPLIES: Final = 256
 """Cookie replies that wait for `take_datagrams`; more are not made."""
 

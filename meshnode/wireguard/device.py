@@ -183,20 +183,17 @@ class Device:
             self._consume(waiting, now)
 
     def next_timeout(self) -> float | None:
-        """When `handle_timeout` must be called next. It has passed already while handshake messages wait."""
+        """When `handle_timeout` must be called next; None while nothing can become due.
+
+        It has passed already while handshake messages wait. It may be early, after which it is later: traffic
+        moves deadlines all the time, and following each move would cost more than looking once in vain.
+        """
         waiting_since = self._admission.oldest_arrival()
         if waiting_since is not None:
             return waiting_since
-        while self._schedule:
-            due, peer_id = self._schedule[0]
-            peer = self._by_id.get(peer_id)
-            if peer is not None and peer.scheduled_at == due:
-                if peer.timers.next_timeout() <= due:
-                    return due
-                peer.scheduled_at = NEVER
-                self._reschedule(peer)
+        while self._schedule and not self._is_live(self._schedule[0]):
             heapq.heappop(self._schedule)
-        return None
+        return self._schedule[0][0] if self._schedule else None
 
     def initiate(self, peer: NodePublic, now: float) -> None:
         """Start a handshake because the path to `peer` changed. Raises KeyError for an unknown one."""
@@ -329,17 +326,25 @@ class Device:
     # --- the schedule: a heap of (when to look at a peer's timers, peer), with outdated entries ---
 
     def _reschedule(self, peer: Peer) -> None:
+        """Look at `peer` earlier than planned, if it has an earlier deadline."""
         due = peer.timers.wake_at
         if due < peer.scheduled_at:
             peer.scheduled_at = due
             heapq.heappush(self._schedule, (due, peer.id))
+            if len(self._schedule) > constants.SCHEDULE_SLACK + 2 * len(self._peers):
+                self._schedule = [entry for entry in self._schedule if self._is_live(entry)]
+                heapq.heapify(self._schedule)
+
+    def _is_live(self, entry: tuple[float, int]) -> bool:
+        peer = self._by_id.get(entry[1])
+        return peer is not None and peer.scheduled_at == entry[0]
 
     def _handle_due(self, now: float) -> None:
         while self._schedule and self._schedule[0][0] <= now:
-            due, peer_id = heapq.heappop(self._schedule)
-            peer = self._by_id.get(peer_id)
-            if peer is None or peer.scheduled_at != due:
+            entry = heapq.heappop(self._schedule)
+            if not self._is_live(entry):
                 continue
+            peer = self._by_id[entry[1]]
             peer.scheduled_at = NEVER
             peer.handle_timeout(now)
             peer.timers.next_timeout()

@@ -116,7 +116,7 @@ class Peer:
         allowed_at = self.handshake.last_sent + wait
         if now >= allowed_at:
             self._send_initiation(now)
-        elif path_changed or self.timers.retransmit_handshake == NEVER:
+        elif path_changed or not self.timers.is_handshake_due:
             self.timers.initiation_delayed(allowed_at)
 
     def respond(self, accepted: noise.AcceptedInitiation, source: Source, now: float) -> None:

@@ -94,6 +94,11 @@ class Timers:
         self.delayed_handshake = allowed_at + self._jitter()
         self._wake_by(self.delayed_handshake)
 
+    @property
+    def is_handshake_due(self) -> bool:
+        """Whether an initiation will leave without anybody asking again."""
+        return self.retransmit_handshake != NEVER or self.delayed_handshake != NEVER
+
     def response_sent(self, now: float) -> None:
         """Should be called after a response was sent: an initiation that waits has to wait again."""
         if self.delayed_handshake != NEVER:
