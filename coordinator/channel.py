@@ -140,10 +140,9 @@ class MachineChannel:
 
     def sendable(self, stream_id: int) -> int:
         """How many bytes of body may be sent now. Raises StreamGone."""
-        try:
-            return self._h2.local_flow_control_window(stream_id)
-        except h2.exceptions.ProtocolError as error:
-            raise StreamGone(str(error)) from error
+        if stream_id not in self._open:
+            raise StreamGone("the stream is over")
+        return self._h2.local_flow_control_window(stream_id)
 
     def send(self, stream_id: int, data: bytes | memoryview) -> None:
         """A piece of the body, of at most `sendable` bytes. Raises StreamGone."""

@@ -159,7 +159,7 @@ def check_sqlite(path: Path) -> None:
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
-        # Even a reader leaves -wal and -shm files of its own user behind, unless it is told that nobody writes.
+        # Even a reader leaves -wal and -shm files of its own user behind, unless told that nobody writes.
         unused = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
         uri = f"{path.resolve().as_uri()}?mode=ro{unused}"
         with closing(sqlite3.connect(uri, uri=True)) as connection:

@@ -13,12 +13,21 @@ pre { padding: 1rem; overflow-x: auto; border-radius: 6px; background: #f0f0f2 }
 
 # Tools read the command out of this page: keep its shape.
 _REGISTER = Template("""<!DOCTYPE html>
-<html lang="en"> <head> <meta charset="utf-8"> <meta name="viewport" content="width=device-width,
-initial-scale=1"> <title>Node registration</title> <style>$style</style> </head> <body> <h1>Node
-registration</h1> <p>A machine wants to join this network. To let it in, run this where the coordinator
-runs, with the name of the user who shall own it:</p> <pre><code>coordinator nodes register --key
-$registration_id --user USERNAME</code></pre> <p>The machine goes on by itself once that is done. This offer
-is good for 15 minutes.</p> </body> </html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Node registration</title>
+<style>$style</style>
+</head>
+<body>
+<h1>Node registration</h1>
+<p>A machine wants to join this network. To let it in, run this where the coordinator runs,
+with the name of the user who shall own it:</p>
+<pre><code>coordinator nodes register --key $registration_id --user USERNAME</code></pre>
+<p>The machine goes on by itself once that is done. This offer is good for 15 minutes.</p>
+</body>
+</html>
 """)
 
 ROBOTS = "User-agent: *\nDisallow: /\n"
