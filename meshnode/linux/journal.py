@@ -3,7 +3,8 @@
 It is written before a setting is: what a crash leaves is at worst an entry for a change that did not happen.
 It is good for one boot and one network namespace, because settings live no longer than these.
 
-Format: JSON, `{"version": 1, "where": "<boot id>/<namespace>", "entries": [...]}`, an entry as `Entry` below.
+Format: JSON, `{"version": 1, "where": "<boot id>/<namespace>", "entries": [...]}`, an entry as
+`SettingChange`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+
+from meshnode.linux.sysctl_plan import SettingChange
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -27,22 +30,10 @@ class JournalDamaged(Exception):
         super().__init__(f"the journal {path} cannot be read: {why}")
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One setting that we changed."""
-
-    group: str
-    """Why: settings of one group are put back together."""
-    key: str
-    """Path below /proc/sys."""
-    old: str
-    written: str
-    """What we wrote. If another value is there later, someone else has decided, and it stays."""
-
-
 class _File(msgspec.Struct):
     version: int
     where: str
-    entries: list[Entry]
+    entries: list[SettingChange]
 
 
 class Journal:
@@ -58,10 +49,10 @@ class Journal:
         self._entries = _read(path, where)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[SettingChange, ...]:
         return tuple(self._entries)
 
-    def of(self, group: str) -> tuple[Entry, ...]:
+    def of(self, group: str) -> tuple[SettingChange, ...]:
         """The entries of one group, oldest first."""
         return tuple(entry for entry in self._entries if entry.group == group)
 
@@ -69,7 +60,7 @@ class Journal:
         """The settings of one group that we changed."""
         return frozenset(entry.key for entry in self.of(group))
 
-    def add(self, entries: Iterable[Entry]) -> None:
+    def add(self, entries: Iterable[SettingChange]) -> None:
         """Add entries; a key that is there already keeps its first old value. On disk when this returns."""
         known = {entry.key for entry in self._entries}
         added = [entry for entry in entries if entry.key not in known]
@@ -82,7 +73,7 @@ class Journal:
         if len(left) != len(self._entries):
             self._store(left)
 
-    def _store(self, entries: list[Entry]) -> None:
+    def _store(self, entries: list[SettingChange]) -> None:
         if entries:
             content = msgspec.json.encode(_File(VERSION, self._where, entries))
             write_atomically(self.path, content)
@@ -91,7 +82,7 @@ class Journal:
         self._entries = entries
 
 
-def _read(path: Path, where: str) -> list[Entry]:
+def _read(path: Path, where: str) -> list[SettingChange]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -88,6 +88,8 @@ def _routing_event(kind: int, body: bytes, own: Ownership) -> Event:
 
 
 def _route_event(kind: int, body: bytes, own: Ownership) -> Event:
+    if len(body) < ROUTE_HEADER.size:
+        return EVERYTHING
     _, dst_len, _, _, table, protocol, _, _, flags = ROUTE_HEADER.unpack_from(body)
     if flags & RTM_F_CLONED:
         return Event.NONE

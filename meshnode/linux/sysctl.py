@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meshnode.linux import sysctl_plan
-from meshnode.linux.journal import Entry, Journal
+from meshnode.linux.journal import Journal
 from meshnode.linux.router_config import RouterConfig
+from meshnode.linux.sysctl_plan import SettingChange
 
 PROC_SYS = Path("/proc/sys")
 
@@ -68,7 +69,7 @@ class SysctlKeeper:
                 done += self._apply(journal, entries)
         return done
 
-    def _apply(self, journal: Journal, entries: list[Entry]) -> list[str]:
+    def _apply(self, journal: Journal, entries: list[SettingChange]) -> list[str]:
         journal.add(entries)
         done = []
         for entry in entries:

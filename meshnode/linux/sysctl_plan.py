@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from meshnode.linux.journal import Entry
+import msgspec
+
 from meshnode.linux.router_config import RouterConfig
 
 # Groups of settings that belong together.
@@ -33,6 +34,18 @@ ADDRESS_GENERATION_NONE = "1"
 """Value of addr_gen_mode: no link-local address."""
 
 
+class SettingChange(msgspec.Struct, frozen=True):
+    """One setting, as it was and as we set it. In the journal until it is put back."""
+
+    group: str
+    """Why: settings of one group are put back together."""
+    key: str
+    """Path below /proc/sys."""
+    old: str
+    written: str
+    """What we write. If another value is there later, someone else has decided, and it stays."""
+
+
 class Reader(Protocol):
     """The settings as they are."""
 
@@ -43,19 +56,19 @@ class Reader(Protocol):
         """The directories of net/ipv4/conf or net/ipv6/conf, sorted: every interface, `all` and `default`."""
 
 
-def forwarding_4(settings: Reader) -> list[Entry]:
+def forwarding_4(settings: Reader) -> list[SettingChange]:
     """What turns IPv4 forwarding on; nothing if it is on already."""
     if settings.read(FORWARD_4) != "0":
         return []
     redirects = "net/ipv4/conf/all/accept_redirects"
     return [
         *_forwarding_interfaces(settings, 4, FORWARDING_4),
-        Entry(FORWARDING_4, redirects, settings.read(redirects) or "0", "0"),
-        Entry(FORWARDING_4, FORWARD_4, "0", "1"),
+        SettingChange(FORWARDING_4, redirects, settings.read(redirects) or "0", "0"),
+        SettingChange(FORWARDING_4, FORWARD_4, "0", "1"),
     ]
 
 
-def forwarding_6(settings: Reader, tunnel: str, held: frozenset[str]) -> list[Entry]:
+def forwarding_6(settings: Reader, tunnel: str, held: frozenset[str]) -> list[SettingChange]:
     """The same for IPv6, and that the host itself still listens to routers.
 
     A host that forwards takes no router advertisements where `accept_ra` is 1, and the kernel drops the
@@ -75,12 +88,12 @@ def forwarding_6(settings: Reader, tunnel: str, held: frozenset[str]) -> list[En
         changes = [
             *_forwarding_interfaces(settings, 6, FORWARDING_6),
             *changes,
-            Entry(FORWARDING_6, FORWARD_6, "0", "1"),
+            SettingChange(FORWARDING_6, FORWARD_6, "0", "1"),
         ]
     return changes
 
 
-def reverse_path(settings: Reader, tunnel: str) -> list[Entry]:
+def reverse_path(settings: Reader, tunnel: str) -> list[SettingChange]:
     """With the default route in the tunnel, a strict filter must look at marks (ruleset.py puts them on).
 
     Only on interfaces that are strict: the setting under `all` would hit the marks of other programs too.
@@ -105,14 +118,14 @@ def strict_interfaces(settings: Reader, tunnel: str) -> list[str]:
     ]
 
 
-def link(settings: Reader, tunnel: str) -> list[Entry]:
+def link(settings: Reader, tunnel: str) -> list[SettingChange]:
     """No link-local address and no router solicitations in a tunnel that has no link."""
     return list(_change(settings, LINK, f"net/ipv6/conf/{tunnel}/addr_gen_mode", ADDRESS_GENERATION_NONE))
 
 
 def wanted(
     config: RouterConfig, settings: Reader, tunnel: str, held: Callable[[str], frozenset[str]]
-) -> dict[str, list[Entry] | None]:
+) -> dict[str, list[SettingChange] | None]:
     """For each group: the changes still to make, or None where it is not needed and is to be put back.
 
     `held` gives the settings of a group that we changed already.
@@ -145,22 +158,22 @@ def forwarding_warnings(config: RouterConfig, settings: Reader) -> list[str]:
     return warnings
 
 
-def _change(settings: Reader, group: str, key: str, new: str) -> Iterator[Entry]:
+def _change(settings: Reader, group: str, key: str, new: str) -> Iterator[SettingChange]:
     old = settings.read(key)
     if old is not None and old != new:
-        yield Entry(group, key, old, new)
+        yield SettingChange(group, key, old, new)
 
 
-def _forwarding_interfaces(settings: Reader, version: int, group: str) -> Iterator[Entry]:
+def _forwarding_interfaces(settings: Reader, version: int, group: str) -> Iterator[SettingChange]:
     """Interfaces that forward already, which turning the whole host off again would stop."""
     for name in settings.interfaces(version):
         key = f"net/ipv{version}/conf/{name}/forwarding"
         if name != "all" and settings.read(key) == "1":
-            yield Entry(group, key, "1", "1")
+            yield SettingChange(group, key, "1", "1")
 
 
-def _keep_accept_ra(settings: Reader, name: str, held: frozenset[str]) -> Iterator[Entry]:
+def _keep_accept_ra(settings: Reader, name: str, held: frozenset[str]) -> Iterator[SettingChange]:
     key = f"net/ipv6/conf/{name}/forwarding"
     forwarded_before = key in held if held else settings.read(key) == "1"
     if settings.read(f"net/ipv6/conf/{name}/accept_ra") == "1" and not forwarded_before:
-        yield Entry(FORWARDING_6, f"net/ipv6/conf/{name}/accept_ra", "1", "2")
+        yield SettingChange(FORWARDING_6, f"net/ipv6/conf/{name}/accept_ra", "1", "2")

@@ -68,6 +68,10 @@ class PlainNode:
         """Start to follow the network and to repair."""
         self._ask({"do": "watch"})
 
+    def state(self) -> dict[str, Any]:
+        """The network's state as the node was told of it last."""
+        return self._ask({"do": "state"})
+
     def close(self) -> None:
         """Close the router, then end the process, with it the interface."""
         answer = self._ask({"do": "close"})

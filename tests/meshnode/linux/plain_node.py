@@ -20,6 +20,7 @@ from typing import Any
 from meshnode.linux.errors import RouterError
 from meshnode.linux.marks import FWMARK
 from meshnode.linux.netmon import NetworkMonitor
+from meshnode.linux.netstate import NetworkState
 from meshnode.linux.router import LinuxRouter
 from meshnode.linux.router_config import RouterConfig
 
@@ -34,6 +35,16 @@ def decode_config(given: dict[str, Any]) -> RouterConfig:
     networks = {name: frozenset(map(ip_network, given[name])) for name in NETWORKS if name in given}
     addresses = tuple(map(ip_interface, given.get("addresses", ())))
     return RouterConfig(**{**given, **networks, "addresses": addresses})
+
+
+def encode_state(state: NetworkState) -> dict[str, Any]:
+    """A NetworkState for JSON."""
+    ways = {str(version): (way.interface, str(way.gateway)) for version, way in state.default_routes.items()}
+    return {
+        "endpoints": list(map(str, state.endpoints)),
+        "lan_prefixes": list(map(str, state.lan_prefixes)),
+        "default_routes": ways,
+    }
 
 
 class Tunnel:
@@ -84,7 +95,10 @@ async def main() -> None:
     interface, state_dir = sys.argv[1], Path(sys.argv[2])
     tunnel = Tunnel(interface)
     router = LinuxRouter(interface, state_dir)
-    monitors: list[NetworkMonitor] = []
+    monitor = NetworkMonitor(
+        interface, on_disturbed=router.repair, on_change=lambda state: told.append(state)
+    )
+    told: list[NetworkState] = []
 
     async def perform(command: dict[str, Any]) -> dict[str, Any]:
         match command["do"]:
@@ -100,9 +114,11 @@ async def main() -> None:
                 tunnel.connect(command["port"], command["peers"])
                 return {}
             case "watch":
-                monitors.append(NetworkMonitor(interface, on_disturbed=router.repair))
-                await monitors[0].start()
+                await monitor.start()
+                told.append(monitor.state)
                 return {}
+            case "state":
+                return encode_state(told[-1])
         raise ValueError(command)
 
     reader = asyncio.StreamReader()
@@ -116,8 +132,7 @@ async def main() -> None:
         except RouterError as error:
             answer = {"problems": [str(problem) for problem in error.problems]}
         print(json.dumps(answer), flush=True)
-    for monitor in monitors:
-        await monitor.close()
+    await monitor.close()
 
 
 if __name__ == "__main__":
