@@ -200,13 +200,15 @@ class Engine:
         due = self.device.next_timeout()
         if due is not None and due <= now:
             self.device.handle_timeout(now)
+            due = self.device.next_timeout()
         for event in self.device.take_events():
             self._tell_paths(event, now)
             self.on_event(event)
         for outgoing in self.device.take_datagrams():
             self._send(outgoing, now)
-        self._watch_blocked()
-        self._arm()
+        if self._udp.is_blocked:
+            self._watch_blocked()
+        self._arm(due)
 
     def _tell_paths(self, event: Event, now: float) -> None:
         if isinstance(event, PeerHeardFrom):
@@ -256,9 +258,8 @@ class Engine:
 
     # --- time ---
 
-    def _arm(self) -> None:
+    def _arm(self, due: float | None) -> None:
         """One timer. One that fires too early only arms itself again, so a later deadline moves nothing."""
-        due = self.device.next_timeout()
         timer = self._timer
         if due is None or not self._is_running:
             return

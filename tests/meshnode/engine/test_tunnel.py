@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +158,27 @@ def test_an_interface_that_goes_down_and_up(lab: Lab) -> None:
     right.ip(f"addr replace {INNER[1][0]}/24 dev mesh0")
     wait_for(lambda: left.reaches(INNER[1][0]), 10, what="the tunnel after the pause")
     assert tunnel.end()[1]["drops"].get("tun_write_failed", 0) >= 2
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_interface_that_is_deleted(lab: Lab, loop: str) -> None:
+    """Nothing ends and nothing spins: whoever owns the engine decides what to do."""
+    tunnel = Tunnel(lab, loop=loop)
+    left = tunnel.hosts[0]
+    left.ip("link del mesh0")
+    process = tunnel.processes[0]
+    wait_for(lambda: "the interface mesh0 was deleted" in process.output(), 10, what="the report of it")
+    before = cpu_seconds(left)
+    assert left.ping(OUTER[1][0], count=10, interval=0.1).lost == 0
+    assert cpu_seconds(left) - before < 0.5
+    assert process.output().count("was deleted") == 1
+    tunnel.end()
+
+
+def cpu_seconds(host: Host) -> float:
+    """What the processes of a host have used so far."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in host.processes()]
+    return sum(int(user) + int(system) for user, system in (found[11:13] for found in fields)) / 100
 
 
 def test_a_cable_that_is_pulled(lab: Lab) -> None:
