@@ -90,6 +90,7 @@ class Backend:
         self._is_configured = False
         self._reconciling = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._network_changed = False
         self._worker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._announced = BackendState.NO_STATE
@@ -344,13 +345,16 @@ class Backend:
     # The tunnel.
 
     def _on_network_change(self) -> None:
-        self._session.report_change()
+        self._network_changed = True
         self._wake.set()
 
     async def _reconcile_on_and_on(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._network_changed:
+                self._network_changed = False
+                await self._session.network_changed([own.host for own in self._tunnel.endpoints()])
             await self._reconcile()
 
     async def _reconcile(self) -> None:

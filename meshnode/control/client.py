@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from meshnode.control import errors
 from meshnode.control.dial import MarkSocket
@@ -62,6 +63,7 @@ class ControlClient:
         self._server_key: MachinePublic | None = None
         self._connection: Http2Client | None = None
         self._connecting = asyncio.Lock()
+        self._local_host = ""
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
         """One registration step. A request with a follow-up is answered when a person has decided."""
@@ -111,6 +113,20 @@ class ControlClient:
         if is_answerable(request):
             await answer_ping(request, self._mark, self._tls)
 
+    async def forsake(self, hosts: Collection[str]) -> None:
+        """End the connection if it is made from an address that is none of this host's `hosts` any more.
+
+        The other end's silence would only be noticed much later.
+        """
+        local = self._local_host
+        if (
+            self._connection is not None
+            and local
+            and not ip_address(local).is_loopback
+            and local not in hosts
+        ):
+            await self.close()
+
     async def close(self) -> None:
         """End the connection. The next request makes a new one."""
         connection, self._connection = self._connection, None
@@ -158,6 +174,7 @@ class ControlClient:
             raise
         connection = Http2Client(stream, self.server.authority)
         await connection.start()
+        self._local_host = stream.local_host
         return connection
 
     async def _read_answer(self, path: str, response: Response) -> bytes:

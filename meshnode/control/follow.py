@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 from typing import Protocol
 
@@ -53,6 +53,11 @@ class MapFollower:
         self._changed = asyncio.Event()
         self._pongs: set[asyncio.Task[None]] = set()
         self._last_ping_url = ""
+
+    async def network_changed(self, hosts: Collection[str]) -> None:
+        """This host's addresses are `hosts` now: connect again where that is needed, and tell them."""
+        await self._client.forsake(hosts)
+        self.report_change()
 
     def report_change(self) -> None:
         """What `describe` gives has changed: tell the coordinator soon."""

@@ -122,6 +122,11 @@ class NoiseStream:
         except (NoiseError, OSError) as error:
             raise errors.ConnectionLost(f"the connection to the coordinator broke: {error}") from error
 
+    @property
+    def local_host(self) -> str:
+        """The address of this host that the connection is made from."""
+        return str(self._writer.get_extra_info("sockname", ("",))[0])
+
     async def close(self) -> None:
         self._writer.close()
         try:

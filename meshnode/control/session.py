@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 from meshnode.control.backoff import Backoff
@@ -76,6 +76,11 @@ class ControlSession:
         """What the host says of itself has changed."""
         if self._follower is not None:
             self._follower.report_change()
+
+    async def network_changed(self, hosts: Collection[str]) -> None:
+        """This host's addresses are `hosts` now."""
+        if self._follower is not None:
+            await self._follower.network_changed(hosts)
 
     async def logout(
         self, server: ServerURL, node_key: NodePrivate, old_node_key: NodePrivate | None

@@ -32,6 +32,7 @@ from meshproto.routes import (
     ULA_RANGE,
     is_tailnet_address,
     offers_exit,
+    sorted_prefixes,
     without_exit_routes,
 )
 
@@ -68,7 +69,7 @@ def derive(network_map: NetworkMap, prefs: Prefs, facts: LocalFacts, wall: float
     """The configuration that this map calls for at Unix time `wall` (by the coordinator's clock)."""
     if is_expired(network_map.self_node, wall) or not network_map.self_node.machine_authorized:
         return Configuration()
-    usable = [peer for peer in network_map.peers.values() if not is_expired(peer, wall)]
+    usable = list(_usable_peers(network_map, wall))
     chosen = find_exit_node(usable, prefs)
     exit_node = chosen if chosen is not None and offers_exit(chosen.effective_allowed_ips) else None
     return Configuration(
@@ -78,6 +79,20 @@ def derive(network_map: NetworkMap, prefs: Prefs, facts: LocalFacts, wall: float
         exit_node=exit_node,
         advice=tuple(_advice(usable, prefs, chosen, exit_node)),
     )
+
+
+def _usable_peers(network_map: NetworkMap, wall: float) -> Iterable[Node]:
+    """Peers that can be configured. One that makes no sense costs only itself: no key, ours, or another's."""
+    taken = {NodePublic.zero(), network_map.self_node.key}
+    for peer in network_map.peers.values():
+        if not is_expired(peer, wall) and peer.key not in taken:
+            taken.add(peer.key)
+            yield peer
+
+
+def own_addresses(node: Node) -> frozenset[IPNetwork]:
+    """The node's single addresses in the tunnel. A longer network under that name would be a route."""
+    return frozenset(own for own in node.addresses if own.prefixlen == own.max_prefixlen)
 
 
 def is_expired(node: Node, wall: float) -> bool:
@@ -101,13 +116,13 @@ def find_exit_node(peers: Iterable[Node], prefs: Prefs) -> Node | None:
 
 def subnet_routes(peer: Node) -> frozenset[IPNetwork]:
     """The networks behind a peer that it may serve: neither its own addresses nor /0."""
-    return without_exit_routes(peer.effective_allowed_ips) - frozenset(peer.addresses)
+    return without_exit_routes(peer.effective_allowed_ips) - own_addresses(peer)
 
 
 def allowed_ips(peer: Node, prefs: Prefs, exit_node: Node | None) -> frozenset[IPNetwork]:
     """What the peer may send from and is sent to (cryptokey routing)."""
     granted = frozenset(peer.effective_allowed_ips)
-    allowed = granted & frozenset(peer.addresses)
+    allowed = granted & own_addresses(peer)
     if prefs.route_all:
         allowed |= subnet_routes(peer)
     if exit_node is not None and peer.id == exit_node.id:
@@ -138,7 +153,7 @@ def _router(network_map: NetworkMap, prefs: Prefs, facts: LocalFacts, peers: lis
     bypasses = prefs.uses_exit_node and prefs.exit_node_allow_lan_access
     served = served_routes(network_map.self_node, prefs)
     return RouterConfig(
-        addresses=tuple(_interface(own) for own in network_map.self_node.addresses),
+        addresses=tuple(_interface(own) for own in sorted_prefixes(own_addresses(network_map.self_node))),
         mtu=facts.mtu,
         routes=routes,
         local_routes=frozenset(facts.lan_prefixes) if bypasses else frozenset(),
@@ -151,12 +166,12 @@ def _router(network_map: NetworkMap, prefs: Prefs, facts: LocalFacts, peers: lis
 
 def _peer_routes(self_node: Node, peers: Iterable[Node]) -> frozenset[IPNetwork]:
     """One route per peer address, except that a whole range takes the place of many of its addresses."""
-    routes = frozenset(own for peer in peers for own in peer.addresses)
+    routes = frozenset(own for peer in peers for own in own_addresses(peer))
     for whole, limit in ((CGNAT_RANGE, MAX_PEER_ROUTES), (ULA_RANGE, 0)):
         inside = frozenset(route for route in routes if _overlap(route, whole))
         if len(inside) > limit:
             routes = (routes - inside) | {whole}
-    return routes - frozenset(self_node.addresses)
+    return routes - own_addresses(self_node)
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:

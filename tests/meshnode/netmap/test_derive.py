@@ -14,6 +14,7 @@ from meshnode.netmap.derive import ROUTES_NOT_ACCEPTED, Configuration, LocalFact
 from meshnode.netmap.session import NetworkMap
 from meshnode.prefs import Prefs
 from meshproto.addresses import AddrPort
+from meshproto.keys import NodePublic
 from meshproto.messages import Node
 from tests.meshnode.netmap.nodes import key, node, with_routes
 
@@ -142,6 +143,27 @@ def test_expired_peers_are_cut_off() -> None:
     )
     assert set(allowed(result)) == {4}
     assert set(result.candidates) == {key(4)}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        node(3, key=NodePublic.zero()),
+        node(3, key=key(1)),
+        node(3, key=key(2)),
+    ],
+    ids=["no key", "our key", "another's key"],
+)
+def test_a_peer_that_makes_no_sense_costs_only_itself(odd: Node) -> None:
+    assert allowed(configuration(node(2), odd, node(4))).keys() == {2, 4}
+
+
+def test_a_network_is_no_address_of_a_node() -> None:
+    odd = node(2, addresses=(ip_network("0.0.0.0/0"),), allowed_ips=(ip_network("0.0.0.0/0"),))
+    result = configuration(odd, self_node=node(1, addresses=(ip_network("10.0.0.0/8"),)))
+    assert allowed(result) == {2: set()}
+    assert routes(result) == set()
+    assert result.router.addresses == ()
 
 
 @pytest.mark.parametrize(
