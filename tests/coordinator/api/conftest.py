@@ -67,7 +67,7 @@ class Api:
             version=113,
             node_key=NodePrivate.generate(os.urandom).public,
             auth=RegisterAuth(auth_key=key) if key else None,
-            hostinfo=Hostinfo(hostname=hostname, routable_ips=[ip_network(route) for route in routes]),
+            hostinfo=Hostinfo(hostname=hostname, routable_ips=tuple(ip_network(route) for route in routes)),
         )
         return await self.state.register(MachinePrivate.generate(os.urandom).public, request)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 import yaml
 
 from coordinator.cli.output import Cell, Coloured, dump, table, wants_colour, when
 
-DOCUMENT = [{"givenName": "pc", "user": {"profilePicUrl": ""}, "tags": [], "expiry": None, "online": True}]
+DOCUMENT: list[dict[str, Any]] = [
+    {"givenName": "pc", "user": {"profilePicUrl": ""}, "tags": [], "expiry": None, "online": True}
+]
 
 
 def test_json_is_indented_with_tabs() -> None:
