@@ -82,10 +82,10 @@ def admin_socket(path: Path, permission: int) -> Iterator[socket.socket]:
 
     Its directory is made (0750) if need be. Raises StartupError, also when a coordinator answers at `path`.
     """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # The mode must be right from the first moment on: between bind and chmod anybody could connect.
         umask = os.umask(0o777 & ~permission)
         try:
@@ -93,7 +93,10 @@ def admin_socket(path: Path, permission: int) -> Iterator[socket.socket]:
         finally:
             os.umask(umask)
         listener.setblocking(False)
-    except OSError as error:
+    except (OSError, StartupError) as error:
+        listener.close()
+        if isinstance(error, StartupError):
+            raise
         raise StartupError(f"unix_socket {path}: {_reason(error)}") from error
     try:
         yield listener
