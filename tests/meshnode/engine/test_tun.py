@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from meshnode.dataplane import Coalescing
-from meshnode.engine import Tun, TunGone
+from meshnode.dataplane.virtio import GSO_UDP_L4
+from meshnode.engine import Tun, TunGone, UdpSockets
 from meshnode.engine.tun import MAX_REFUSED
 from meshnode.linux import tun_device
 from meshnode.linux.tun_device import TunError, limit_segments, open_tun
-from tests.meshnode.dataplane.packets import tcp_packet, udp_packet
+from meshproto.addresses import AddrPort
+from tests.meshnode.dataplane.packets import parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_coalescing import coalesce, stream
+from tests.meshnode.dataplane.test_segmentation import cut
 from tests.meshnode.engine.fakes import FakeTunDevice
 
 BUFFER = memoryview(bytearray(70000))
@@ -243,6 +246,23 @@ def test_the_kernel_takes_merged_tcp(tunnel: Tun, sizes: tuple[int, ...]) -> Non
         os.sched_yield()
     assert resets
     assert resets[0][33] & 0x04
+
+
+@pytest.mark.system
+def test_the_kernel_gives_superpackets_that_are_cut_right(tunnel: Tun) -> None:
+    """A batch of datagrams to the other side of the interface arrives in one read."""
+    if not tunnel.coalescing & Coalescing.UDP:
+        pytest.skip("the kernel has no USO")
+    data = bytes(k % 251 for k in range(20 * 1000 + 7))
+    udp = UdpSockets.open()
+    udp.send(memoryview(data), 1000, AddrPort("10.255.77.2", 9))
+    while not (length := tunnel.read_into(BUFFER)) or BUFFER[10] >> 4 != 4:
+        os.sched_yield()
+    udp.close()
+    assert BUFFER[1] == GSO_UDP_L4
+    parsed = [parse(packet) for packet in cut(bytes(BUFFER[:length]))]
+    assert [len(one.payload) for one in parsed] == [1000] * 20 + [7]
+    assert b"".join(one.payload for one in parsed) == data
 
 
 @pytest.mark.system

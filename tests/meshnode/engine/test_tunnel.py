@@ -87,19 +87,20 @@ def iperf(hosts: tuple[Host, Host], address: str, *words: str) -> dict[str, Any]
     return dict(json.loads(done.stdout)["end"])
 
 
-def transfer(sender: Host, receiver: Host, address: str, size: int) -> None:
-    """Send random bytes over TCP to `address` of the receiver; they must arrive as they are."""
+def transfer(sender: Host, receiver: Host, address: str, size: int, how: str = "") -> None:
+    """Send random bytes to `address` of the receiver, over TCP or in `-batches`; they must arrive."""
     program = (sys.executable, "-m", "tests.meshnode.engine.transfer")
-    process = receiver.popen(*program, "receive", address, str(size))
+    process = receiver.popen(*program, f"receive{how}", address, str(size))
     wait_for(lambda: "listening" in process.output(), 10, what="the receiver")
-    sender.run(*program, "send", address, str(size), timeout=60)
+    sender.run(*program, f"send{how}", address, str(size), timeout=60)
     process.wait(10)
 
 
-def transfer_both_ways(hosts: tuple[Host, Host], size: int) -> None:
+def transfer_both_ways(hosts: tuple[Host, Host], size: int, families: int = 2) -> None:
     for end in (0, 1):
-        for address in INNER[1 - end]:
-            transfer(hosts[end], hosts[1 - end], address, size)
+        for address in INNER[1 - end][:families]:
+            for how in ("", "-batches"):
+                transfer(hosts[end], hosts[1 - end], address, size // 8 if how else size, how)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_everything_crosses(lab: Lab, loop: str, over_ipv6: bool) -> None:
 def test_every_switch(lab: Lab, options: dict[str, Any]) -> None:
     """Kernels and drivers get each of these wrong somewhere (reference §5.10, §6.9)."""
     tunnel = Tunnel(lab, **options)
-    transfer_both_ways(tunnel.hosts, 2 << 20)
+    transfer_both_ways(tunnel.hosts, 2 << 20, families=1)
     datagrams = iperf(tunnel.hosts, INNER[1][0], "-u", "-b", "5M", "-n", "200K", "-l", "1000")["sum"]
     assert datagrams["lost_packets"] == 0
     for said in tunnel.end():
@@ -199,6 +200,15 @@ def test_a_path_of_smaller_mtu(lab: Lab) -> None:
     tunnel = Tunnel(lab)
     tunnel.hosts[0].ip("link set eth0 mtu 1200")
     transfer(*tunnel.hosts, INNER[1][0], 1 << 20)
+
+
+def test_a_small_mss(lab: Lab) -> None:
+    """More segments than one send may have, with far more header than payload."""
+    tunnel = Tunnel(lab)
+    left, right = tunnel.hosts
+    right.ip(f"route replace {INNER[0][0]}/32 dev mesh0 advmss 88")
+    transfer(left, right, INNER[1][0], 1 << 19)
+    assert set(tunnel.end()[0]["drops"]) <= {"no_peer_for_destination"}
 
 
 def test_a_port_that_is_in_use(lab: Lab) -> None:
