@@ -46,6 +46,28 @@ def hoist(arguments: Sequence[str], tree: CommandTree, switches: frozenset[str])
     return [*words, *moved, *rest]
 
 
+def spelled_out(arguments: Sequence[str], switches: frozenset[str]) -> list[str]:
+    """`arguments` with Go's spellings in click's: `-i=1` is `-i 1`, and `--force=true` is `--force`.
+
+    `switches` are the flags that take no value; one that is given `false` is left out. Raises ValueError for
+    another value.
+    """
+    words: list[str] = []
+    for index, token in enumerate(arguments):
+        if token == "--":
+            return [*words, *arguments[index:]]
+        name, equals, value = token.partition("=")
+        if not (equals and _is_flag(token)):
+            words.append(token)
+        elif name in switches:
+            words += [name] if _boolean(name, value) else []
+        elif len(name) == 2:
+            words += [name, value]
+        else:
+            words.append(token)
+    return words
+
+
 def requested_format(arguments: Sequence[str]) -> str:
     """The value of `-o`/`--output` on a line that may be otherwise wrong; empty where there is none."""
     wanted = ""
@@ -59,6 +81,12 @@ def requested_format(arguments: Sequence[str]) -> str:
         elif token.startswith("-o") and not token.startswith("--"):
             wanted = token.removeprefix("-o").removeprefix("=")
     return wanted
+
+
+def _boolean(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false", "t", "f", "1", "0"):
+        raise ValueError(f'{name}: "{value}" is not true or false')
+    return value.lower() in ("true", "t", "1")
 
 
 def _is_flag(token: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from coordinator.cli.arguments import spelled_out
 from coordinator.cli.invocation import Invocation
 from coordinator.cli.values import OutputFormat
 
@@ -139,6 +140,7 @@ class Command(Shared):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but a line that lacks several things or has too many words is told more of it."""
         try:
+            args = self._as_click_writes_it(args)
             _, extra, given = self.make_parser(ctx).parse_args(list(args))
             if extra and not any(HELP_FLAGS[-1] in parameter.opts for parameter in given):
                 raise click.UsageError(f'unexpected "{extra[0]}"{self._place_for(ctx, extra[0])}')
@@ -148,6 +150,14 @@ class Command(Shared):
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
+
+    def _as_click_writes_it(self, args: Sequence[str]) -> list[str]:
+        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+        switches = frozenset(name for option in options if option.is_flag for name in option.opts)
+        try:
+            return spelled_out(args, switches | set(HELP_FLAGS))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
 
     def _place_for(self, ctx: click.Context, word: str) -> str:
         """Where a word that stands alone was probably meant to go."""

@@ -68,6 +68,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return 1
+    except OSError as error:
+        return _fail(str(error), output)
     return status if isinstance(status, int) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from coordinator.cli.root import run
 from meshnode.control.client import ControlClient
 from meshnode.control.server_url import ServerURL
 from meshproto.keys import MachinePrivate, NodePrivate
@@ -166,7 +168,16 @@ class Server:
         return self.process.wait(timeout=20)
 
     def run(self, *arguments: str, stdin: str = "") -> Ran:
-        return command_line("--config", str(self.config), *arguments, stdin=stdin)
+        """Run a command line against this server, in this process, which is many times as fast."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patched,
+        ):
+            patched.setattr(sys, "stdin", io.StringIO(stdin))
+            status = run(["--config", str(self.config), *arguments])
+        return Ran(status, out.getvalue(), err.getvalue())
 
     def ok(self, *arguments: str, stdin: str = "") -> str:
         """What a command that must succeed prints."""

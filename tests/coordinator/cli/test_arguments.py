@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.cli.arguments import hoist, requested_format
+from coordinator.cli.arguments import hoist, requested_format, spelled_out
 from coordinator.cli.grammar import SWITCHES
 from coordinator.cli.root import root
 
@@ -51,3 +51,22 @@ def test_command_words_come_first(line: str, expected: str) -> None:
 )
 def test_the_output_format_of_a_line_that_may_be_wrong(line: str, expected: str) -> None:
     assert requested_format(line.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-i=1 --force=true", "-i 1 --force"),
+        ("-d=1 --force=F", "-d"),
+        ("--force -d", "--force -d"),
+        ("--identifier=1 -r=a=b", "--identifier=1 -r a=b"),
+        ("name=x -- -i=1", "name=x -- -i=1"),
+    ],
+)
+def test_gos_spellings(line: str, expected: str) -> None:
+    assert spelled_out(line.split(), frozenset({"--force", "-d"})) == expected.split()
+
+
+def test_a_switch_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match='--force: "yes" is not true or false'):
+        spelled_out(["--force=yes"], frozenset({"--force"}))
