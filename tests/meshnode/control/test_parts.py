@@ -113,7 +113,9 @@ def test_a_head() -> None:
     assert head == http1.Head(101, {"upgrade": "x", "a": "b: c"})
 
 
-@pytest.mark.parametrize("data", [b"", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n", b"SSH-2.0-OpenSSH\r\n\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n", b"SSH-2.0-OpenSSH\r\n\r\n"]
+)
 def test_no_head(data: bytes) -> None:
     with pytest.raises(http1.NotHTTP):
         http1.parse_head_untrusted(data)
@@ -172,7 +174,13 @@ def test_the_server_key() -> None:
         (200, {}, b"{}", ServerTooOld, "upgrade"),
         (200, {}, b"", NotACoordinator, "something else"),
         (200, {}, b"a" * 64, ServerTooOld, "upgrade"),
-        (404, {"content-type": "text/html"}, b"<html>", NotACoordinator, "HTTP 404 (Not Found) and a web page"),
+        (
+            404,
+            {"content-type": "text/html"},
+            b"<html>",
+            NotACoordinator,
+            "HTTP 404 (Not Found) and a web page",
+        ),
         (301, {"location": "https://x/"}, b"", NotACoordinator, "https://x/"),
         (400, {}, b"Client sent an HTTP request to an HTTPS server.", NotACoordinator, "https://"),
         (502, {}, b"", NotACoordinator, "proxy"),
