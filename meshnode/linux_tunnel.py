@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pyroute2 import NetlinkError
 
 from meshnode.config import DaemonConfig
+from meshnode.dataplane import segments_per_unit
 from meshnode.engine.engine import Engine
 from meshnode.engine.tun import Tun
 from meshnode.engine.udp import UdpPortInUse, UdpSockets, UdpUnavailable
@@ -19,7 +20,7 @@ from meshnode.linux.marks import FWMARK
 from meshnode.linux.netmon import NetworkMonitor
 from meshnode.linux.netstate import NetworkState
 from meshnode.linux.router import LinuxRouter
-from meshnode.linux.tun_device import TunError, open_tun
+from meshnode.linux.tun_device import TunError, limit_segments, open_tun
 from meshnode.netmap.derive import Configuration, LocalFacts
 from meshnode.paths import CandidatePaths
 from meshnode.status import Traffic
@@ -63,6 +64,7 @@ class LinuxTunnel:
         except TunError as error:
             udp.close()
             raise TunnelError(f"{error} (flag --tun)" if "name" in str(error) else str(error)) from error
+        limit_segments(tun.name, segments_per_unit(config.mtu))
         device = Device(private_key, entropy=os.urandom, wall=time.time, mtu=config.mtu)
         engine = Engine(device, CandidatePaths(), tun, udp, loop)
         engine.on_tun_gone = on_gone
