@@ -65,6 +65,9 @@ class Client:
         body: Mapping[str, Any] | None,
         absent: str | None,
     ) -> Any:
+        for segment in segments:
+            if segment in ("", ".", ".."):
+                raise CommandError(f'"{segment}" cannot be a name')
         path = "/".join([API, *(quote(str(segment), safe="") for segment in segments)])
         given = {name: value for name, value in query.items() if value is not None}
         target = f"{path}?{urlencode(given)}" if given else path

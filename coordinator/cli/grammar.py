@@ -162,7 +162,8 @@ class Command(Shared):
     def _place_for(self, ctx: click.Context, word: str) -> str:
         """Where a word that stands alone was probably meant to go."""
         known = {name for parameter in self.params for name in parameter.opts}
-        naming = next((name for name in ("--name", "--identifier", "--id") if name in known), None)
+        candidates = ("--identifier", "--id") if word.isdecimal() else ("--name",)
+        naming = next((name for name in candidates if name in known), None)
         return f"; did you mean {naming} {word}?" if naming else f"; usage: {self._usage(ctx)}"
 
     def _usage(self, ctx: click.Context) -> str:
