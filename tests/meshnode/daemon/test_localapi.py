@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pwd
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -202,4 +201,4 @@ def test_a_path_that_cannot_be(tmp_path: Path) -> None:
         bind_socket(tmp_path / "file" / "meshnode.sock")
     with pytest.raises(SocketTaken, match="--socket"):
         bind_socket(tmp_path / ("x" * 120))
-    assert os.listdir(tmp_path) == ["file"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
