@@ -29,7 +29,7 @@ from meshproto.messages import Hostinfo, MapRequest, RegisterAuth, RegisterReque
 Result = TypeVar("Result")
 
 CAPABILITY_VERSION = 113
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 PROGRAM = [sys.executable, "-m", "coordinator"]
 
 
