@@ -1,11 +1,14 @@
 """The batch kernel in Python: the definition of correct, and what runs where no compiled twin is built.
 
-    transport data = type and reserved u32 little-endian (4) | receiver index u32 | counter u64 | sealed
-    packet
+A datagram of transport data, little-endian (whitepaper 5.4.6, reference §2):
 
-Sealed packet: ChaCha20-Poly1305 of the padded IP packet, nonce 4 zero bytes and the counter, no associated
-data (reference §2). Every call takes and returns positions in the caller's buffers; it keeps no reference
-to them.
+     0  u32  4: the message type, and three reserved zero bytes
+     4  u32  receiver index
+     8  u64  counter
+    16       ChaCha20-Poly1305 of the padded IP packet, with its tag of 16 bytes;
+             the nonce is 4 zero bytes and the counter, there is no associated data
+
+Every call takes and returns positions in the caller's buffers, and keeps no reference to them.
 """
 
 from __future__ import annotations
@@ -95,14 +98,11 @@ def seal_superpacket(
     if total > len(out):
         return []
     counter = session.reserve(superpacket.count)
-    seal, prefix, write_header = (
-        _sealer(session).encrypt_into,
-        session.header_prefix,
-        _SEALED_HEADER.pack_into,
-    )
+    seal = _sealer(session).encrypt_into
+    prefix = session.header_prefix
     offset = 0
     for segment in superpacket.segments(padded, padded_last):
-        write_header(out, offset, prefix, counter)
+        _SEALED_HEADER.pack_into(out, offset, prefix, counter)
         end = offset + stride if offset + stride < total else total
         seal((counter << 32).to_bytes(12, "little"), segment, None, out[offset + DATAGRAM_HEADER_SIZE : end])
         counter += 1
