@@ -1,17 +1,21 @@
 """Rules, routes, addresses and links of the kernel, as the values of plan.py: a thin layer over pyroute2.
 
 Only what carries our protocol number is ever listed, and so only that can be removed.
+
+Everything that uses pyroute2 runs `beside_the_loop`: its asyncio API needs the standard library's event loop,
+as uvloop opens no netlink sockets, and decoding a thousand routes takes longer than packets should wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 
@@ -19,6 +23,8 @@ from meshnode.linux.marks import FWMARK, FWMARK_MASK, PHASE_PEERS, PHASE_SUBNETS
 from meshnode.linux.plan import Route, RouteKind, Rule
 from meshnode.linux.router_config import IPInterface, is_node_address
 from meshproto.addresses import IPNetwork
+
+T = TypeVar("T")
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 VERSION = {family: version for version, family in FAMILY.items()}
@@ -46,6 +52,10 @@ class Link:
     up: bool
 
 
+FoundRoutes = Mapping[IPNetwork, Route | None]
+"""Our routes in our table by destination; None where it is none that we would make now."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundRule:
     """A rule of ours in the kernel. `rule` is None where it is none that we would make now."""
@@ -64,8 +74,23 @@ class SlotTaken(Exception):
         super().__init__(f"another node's rules (table {table}) have the priorities of {own.interface}")
 
 
+async def beside_the_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on a standard event loop in a thread. A cancelled caller is let go when `work` has ended."""
+
+    def run() -> T:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(work)
+
+    done = asyncio.get_running_loop().run_in_executor(None, run)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        raise
+
+
 class Netlink:
-    """A netlink socket, for as long as the `async with` block."""
+    """A netlink socket, for as long as the `async with` block. To be used `beside_the_loop`."""
 
     async def __aenter__(self) -> Self:
         self._ipr = AsyncIPRoute(strict_check=True)
@@ -137,7 +162,7 @@ class Netlink:
 
     async def _rules_at(self, own: Ownership) -> AsyncIterator[FoundRule]:
         for version, family in FAMILY.items():
-            async for message in _dump(self._ipr.rule("dump", family=family)):
+            async for message in _dump(self._ipr.rule("dump", family=family), family):
                 ours = message.get_attr("FRA_PROTOCOL") == PROTOCOL
                 if ours and message.get_attr("FRA_PRIORITY") in own.priorities:
                     yield _found_rule(message, version, own)
@@ -152,11 +177,11 @@ class Netlink:
 
     # Routes
 
-    async def routes(self, own: Ownership, link: Link | None) -> dict[IPNetwork, Route | None]:
-        """Our routes in our table by destination; None where it is none that we would make now."""
+    async def routes(self, own: Ownership, link: Link | None) -> FoundRoutes:
+        """Our routes in our table. Without the tunnel's link, no unicast route is one that we would make."""
         found: dict[IPNetwork, Route | None] = {}
         for version, family in FAMILY.items():
-            async for message in _dump(self._ipr.route("dump", family=family, table=own.table)):
+            async for message in _dump(self._ipr.route("dump", family=family, table=own.table), family):
                 if message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == own.table:
                     route = _found_route(message, version, link)
                     found[_destination(message, version)] = route
@@ -179,10 +204,12 @@ class Netlink:
         await _unless(errno.ESRCH, self._ipr.route("del", **_route(destination, own), scope=SCOPE_ANY))
 
 
-async def _dump(request: Any) -> AsyncIterator[Any]:
+async def _dump(request: Any, family: int) -> AsyncIterator[Any]:
+    """The messages of one family: a kernel without IPv6 answers for all it has when asked for IPv6."""
     try:
         async for message in await request:
-            yield message
+            if message["family"] == family:
+                yield message
     except NetlinkError as error:
         if error.code not in NOTHING_THERE:
             raise

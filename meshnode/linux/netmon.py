@@ -14,7 +14,7 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 
 from meshnode.linux.errors import RouterError
 from meshnode.linux.marks import FWMARK, ownership
-from meshnode.linux.netlink import FAMILY
+from meshnode.linux.netlink import FAMILY, beside_the_loop
 from meshnode.linux.netlink_events import EVERYTHING, Event, read_firewall, read_routing
 from meshnode.linux.netstate import AddressFact, DefaultRoute, LinkFact, NetworkState, network_state
 
@@ -86,8 +86,11 @@ class NetworkMonitor:
         """Read the state and begin to follow it. Raises OSError or NetlinkError."""
         self._listen(socket.NETLINK_ROUTE, ROUTING_GROUPS, read_routing)
         if self._on_disturbed is not None:
-            self._listen(NETLINK_NETFILTER, NFTABLES_GROUPS, read_firewall)
-        self.state = await read_state(self._own.interface)
+            try:
+                self._listen(NETLINK_NETFILTER, NFTABLES_GROUPS, read_firewall)
+            except OSError as error:  # a kernel without nftables has no table of ours either
+                logger.info("changes of the firewall are not followed: %s", error)
+        self.state = await beside_the_loop(read_state(self._own.interface))
         self._task = asyncio.create_task(self._run(), name="network monitor")
 
     async def close(self) -> None:
@@ -109,7 +112,7 @@ class NetworkMonitor:
 
     def _listen(self, protocol: int, groups: tuple[int, ...], read: Callable[[bytes, Any], Event]) -> None:
         listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-        self._sockets.append(listener)
+        self._sockets.append(listener)  # before anything can fail, so that `close` closes it
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         listener.bind((0, sum(1 << group - 1 for group in groups)))
         asyncio.get_running_loop().add_reader(listener, self._receive, listener, read)
@@ -132,7 +135,7 @@ class NetworkMonitor:
 
     async def _look_again(self) -> None:
         try:
-            state = await read_state(self._own.interface)
+            state = await beside_the_loop(read_state(self._own.interface))
         except (OSError, NetlinkError) as error:
             logger.warning("the network's state cannot be read: %s", error)
             return
@@ -201,7 +204,10 @@ class _Allowance:
 
 
 async def read_state(interface: str) -> NetworkState:
-    """The host's network as it is now, without the tunnel's interface. Raises NetlinkError."""
+    """The host's network as it is now, without the tunnel's interface. Raises NetlinkError.
+
+    To be run `beside_the_loop`.
+    """
     async with AsyncIPRoute(strict_check=True) as ipr:
         links = {}
         async for message in await ipr.link("dump"):

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from meshnode.linux.errors import Trouble
 from meshnode.linux.firewall import Firewall
 from meshnode.linux.marks import Ownership, ownership
-from meshnode.linux.netlink import FoundRule, Link, Netlink, SlotTaken
+from meshnode.linux.netlink import FoundRoutes, FoundRule, Link, Netlink, SlotTaken, beside_the_loop
 from meshnode.linux.plan import Ipv6, Plan, describe_route, describe_rule, make_plan
-from meshnode.linux.router_config import FAMILIES, RouterConfig
+from meshnode.linux.router_config import FAMILIES, IPInterface, RouterConfig
 from meshnode.linux.ruleset import tables
 from meshnode.linux.runner import ProgramMissing, Run, run
 from meshnode.linux.sysctl import Settings, SysctlKeeper
@@ -72,13 +73,13 @@ class LinuxRouter:
         work = _Work(self._own, plan, Trouble())
         notes = list(plan.notes)
         if config.is_empty:
-            await self._network(work)
+            await beside_the_loop(self._network(work))
             self._set_sysctls(work, config)
             await self._set_firewall(work, config, notes)
         else:
             await self._set_firewall(work, config, notes)
             self._set_sysctls(work, config)
-            await self._network(work)
+            await beside_the_loop(self._network(work))
         self.changes = tuple(work.changes)
         for change in work.changes:
             logger.debug("%s: %s", self._own.interface, change)
@@ -136,15 +137,19 @@ class LinuxRouter:
     async def _change_network(
         self, work: _Work, netlink: Netlink, link: Link | None, rules: Sequence[FoundRule]
     ) -> None:
-        if link is not None:
-            await self._raise_link(work, netlink, link)
-            await work.add_addresses(netlink, link)
-            await work.set_routes(netlink, link)
+        if link is None:
+            await work.set_rules(netlink, rules)
+            await work.remove_routes(netlink, await netlink.routes(self._own, None))
+            return
+        await self._raise_link(work, netlink, link)
+        addresses = await netlink.addresses(link)
+        routes = await netlink.routes(self._own, link)
+        await work.add_addresses(netlink, link, addresses)
+        await work.set_routes(netlink, link, routes)
         await work.set_rules(netlink, rules)
-        await work.remove_routes(netlink, link)
-        if link is not None:
-            await work.remove_addresses(netlink, link)
-            await self._lower_link(work, netlink, link)
+        await work.remove_routes(netlink, routes)
+        await work.remove_addresses(netlink, link, addresses)
+        await self._lower_link(work, netlink, link)
 
     async def _raise_link(self, work: _Work, netlink: Netlink, link: Link) -> None:
         mtu = work.plan.mtu
@@ -178,31 +183,29 @@ class _Work:
         self.trouble = trouble
         self.changes: list[str] = []
 
-    async def add_addresses(self, netlink: Netlink, link: Link) -> None:
-        present = await netlink.addresses(link)
+    async def add_addresses(self, netlink: Netlink, link: Link, present: AbstractSet[IPInterface]) -> None:
         for address in self.plan.addresses:
             if address not in present:
                 with self.trouble.step(f"{address} could not be added to {self.own.interface}"):
                     await netlink.add_address(link, address)
                     self.changes.append(f"address {address}")
 
-    async def remove_addresses(self, netlink: Netlink, link: Link) -> None:
-        for address in sorted(await netlink.addresses(link) - set(self.plan.addresses), key=str):
+    async def remove_addresses(self, netlink: Netlink, link: Link, present: AbstractSet[IPInterface]) -> None:
+        for address in sorted(present - set(self.plan.addresses), key=str):
             with self.trouble.step(f"{address} could not be removed from {self.own.interface}"):
                 await netlink.remove_address(link, address)
                 self.changes.append(f"removed address {address}")
 
-    async def set_routes(self, netlink: Netlink, link: Link) -> None:
-        present = await netlink.routes(self.own, link)
+    async def set_routes(self, netlink: Netlink, link: Link, present: FoundRoutes) -> None:
         for route in self.plan.routes:
             if present.get(route.destination) != route:
                 with self.trouble.step(f"the route to {route.destination} could not be set"):
                     await netlink.set_route(route, self.own, link)
                     self.changes.append(describe_route(route, self.own))
 
-    async def remove_routes(self, netlink: Netlink, link: Link | None) -> None:
+    async def remove_routes(self, netlink: Netlink, present: FoundRoutes) -> None:
         wanted = {route.destination for route in self.plan.routes}
-        for destination in await netlink.routes(self.own, link):
+        for destination in present:
             if destination not in wanted:
                 with self.trouble.step(f"the route to {destination} could not be removed"):
                     await netlink.remove_route(destination, self.own)

@@ -50,18 +50,22 @@ async def run(argv: Sequence[str], stdin: bytes = b"") -> bytes:
     found = shutil.which(argv[0], path=path)
     if found is None:
         raise ProgramMissing(argv[0])
-    process = await asyncio.create_subprocess_exec(
-        found,
-        *argv[1:],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": path, "LC_ALL": "C"},
-        start_new_session=True,
-    )
+    # A file and not a pipe: nft opens /dev/stdin, which fails for the socket that uvloop takes for a pipe.
+    with os.fdopen(os.memfd_create("stdin"), "w+b") as given:
+        given.write(stdin)
+        given.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            found,
+            *argv[1:],
+            stdin=given,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": path, "LC_ALL": "C"},
+            start_new_session=True,
+        )
     try:
         async with asyncio.timeout(TIMEOUT):
-            stdout, stderr = await process.communicate(stdin)
+            stdout, stderr = await process.communicate()
     except TimeoutError:
         raise ProgramFailed(argv, None, "") from None
     finally:

@@ -28,11 +28,18 @@ LISTINGS = (
 class PlainNode:
     """A `plain_node` process in a host. As a context manager, it is killed at the end of the block."""
 
-    def __init__(self, host: Host, interface: str = "mesh0") -> None:
+    def __init__(self, host: Host, interface: str = "mesh0", *options: str) -> None:
         self.host = host
         self.interface = interface
         self.state_dir = host.directory / f"state-{interface}"
-        argv = [sys.executable, "-m", "tests.meshnode.linux.plain_node", interface, str(self.state_dir)]
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.meshnode.linux.plain_node",
+            interface,
+            str(self.state_dir),
+            *options,
+        ]
         with (host.directory / f"node-{interface}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 host.argv(*argv),

@@ -13,9 +13,12 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from meshnode.linux.errors import RouterError
 from meshnode.linux.marks import FWMARK
@@ -23,6 +26,7 @@ from meshnode.linux.netmon import NetworkMonitor
 from meshnode.linux.netstate import NetworkState
 from meshnode.linux.router import LinuxRouter
 from meshnode.linux.router_config import RouterConfig
+from meshnode.linux.runner import ProgramMissing, run
 
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
@@ -90,11 +94,16 @@ class Tunnel:
             print(f"cannot write to the tunnel: {error}", file=sys.stderr, flush=True)
 
 
+async def without_nft(argv: Sequence[str], stdin: bytes) -> bytes:
+    """Runs nothing: nftables is not installed."""
+    raise ProgramMissing(argv[0])
+
+
 async def main() -> None:
     """Serve commands until standard input ends or says "quit"."""
     interface, state_dir = sys.argv[1], Path(sys.argv[2])
     tunnel = Tunnel(interface)
-    router = LinuxRouter(interface, state_dir)
+    router = LinuxRouter(interface, state_dir, run=without_nft if "without-nft" in sys.argv else run)
     monitor = NetworkMonitor(
         interface, on_disturbed=router.repair, on_change=lambda state: told.append(state)
     )
@@ -136,4 +145,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main()) if "standard-loop" in sys.argv else uvloop.run(main())

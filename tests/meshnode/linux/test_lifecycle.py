@@ -256,6 +256,26 @@ def test_a_missing_interface_is_a_problem_with_its_remedy(host: Host) -> None:
         ]
 
 
+def test_the_standard_event_loop_will_do(host: Host) -> None:
+    before = snapshot(host)
+    with PlainNode(host, "mesh0", "standard-loop") as node:
+        node.watch()
+        node.must_set(**EVERYTHING)
+        node.close()
+    assert not differences(before, snapshot(host))
+
+
+def test_without_nft_a_plain_node_runs_with_a_note_and_a_router_names_the_package(host: Host) -> None:
+    with PlainNode(host, "mesh0", "without-nft") as node:
+        answer = node.set(**ONLY_PEERS)
+        assert "install nftables" in answer["notes"][0]
+        assert "mesh0" in host.run("ip", "route", "show", "table", "41641").stdout
+        for serving_or_exiting in (SERVING, EXITING):
+            [problem] = node.set(**serving_or_exiting)["problems"]
+            assert problem.endswith("To fix it: install nftables")
+        node.close()
+
+
 def test_two_nodes_in_one_namespace_do_not_touch_each_other(host: Host) -> None:
     with PlainNode(host, "mesh0") as one, PlainNode(host, "wg-home") as other:
         one.must_set(**EVERYTHING)
