@@ -58,9 +58,9 @@ class Database:
         return draft.snapshot()
 
     async def write(self, draft: Draft) -> None:
-        """Store what `draft` touched, in one transaction;
+        """Store what `draft` touched, in one transaction that is durable on return.
 
-        durable on return. Raises SQLAlchemyError, nothing stored.
+        Raises SQLAlchemyError, and then nothing is stored.
         """
         async with self._engine.begin() as connection:
             for statement, rows in _statements(draft):

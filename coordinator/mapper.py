@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from urllib.parse import urlsplit
 
 import msgspec
 
 from coordinator.changes import Change
 from coordinator.model import NodeID, NodeRecord, UserID
-from coordinator.nodeviews import NodeView, NodeViews, self_node, user_profile
+from coordinator.nodeviews import NodeView, NodeViews, SnapshotViews, self_node, user_profile
 from coordinator.peerdiff import PeerDiff, diff_peer
 from coordinator.store import Snapshot
 from meshproto.messages import Debug, DERPMap, FilterRule, MapResponse, Node, UserProfile
@@ -40,13 +41,10 @@ class Mapper:
         self._steps: list[_Step] = []
 
     def full(self, snapshot: Snapshot, viewer_id: NodeID, wall: datetime) -> MapResponse:
-        """All that the viewer may know:
-
-        the first message of a poll. Raises KeyError for a node that is gone.
-        """
+        """The first message of a poll: all that the viewer may know. Raises KeyError when it is gone."""
         viewer = snapshot.nodes[viewer_id]
-        views = [self._views.seen(snapshot, viewer, peer) for peer in snapshot.nodes.values()]
-        peers = sorted((view for view in views if view is not None), key=lambda view: view.node.id)
+        views = self._views.of(snapshot)
+        peers = [view for peer_id in views.by_id if (view := views.seen(viewer, peer_id)) is not None]
         own = self_node(snapshot, viewer)
         return MapResponse(
             node=own,
@@ -70,7 +68,7 @@ class Mapper:
         """
         step = self._step(told, current, change)
         viewer = _Viewer(told.nodes[viewer_id], current.nodes[viewer_id])
-        diffs = tuple(step.diffs(viewer))
+        diffs = step.diffs(viewer)
         owners = step.owners_changed(viewer) if change.users else frozenset()
         own = _changed_self(told, current, viewer) if viewer_id in change.nodes else None
         network = _changed_network(told, current, viewer)
@@ -94,8 +92,7 @@ class Mapper:
         for step in self._steps:
             if step.is_between(told, current, change):
                 return step
-        self._views.forget_missing(current)
-        step = _Step(self._views, told, current, change)
+        step = _Step(self._views.of(told), self._views.of(current), change)
         self._steps = [step, *self._steps[: KEPT_STEPS - 1]]
         return step
 
@@ -119,11 +116,12 @@ class _Network:
 class _Step:
     """From one snapshot to another, with what is shared by all viewers who make this step."""
 
-    def __init__(self, views: NodeViews, told: Snapshot, current: Snapshot, change: Change) -> None:
-        self.told = told
-        self.current = current
+    def __init__(self, told: SnapshotViews, current: SnapshotViews, change: Change) -> None:
+        self.told = told.snapshot
+        self.current = current.snapshot
         self.change = change
-        self._views = views
+        self._told_views = told
+        self._current_views = current
         self._touched = sorted(change.nodes)
         self._diffs: dict[tuple[NodeID, NodeView | None, NodeView | None], PeerDiff | None] = {}
         self._responses: dict[tuple[tuple[PeerDiff, ...], frozenset[UserID]], MapResponse] = {}
@@ -131,12 +129,25 @@ class _Step:
     def is_between(self, told: Snapshot, current: Snapshot, change: Change) -> bool:
         return self.told is told and self.current is current and self.change == change
 
-    def diffs(self, viewer: _Viewer) -> Iterable[PeerDiff]:
+    def diffs(self, viewer: _Viewer) -> tuple[PeerDiff, ...]:
         """What became of the viewer's peers, by id."""
-        for peer_id in self._peers_to_check(viewer):
-            diff = self._diff(viewer, peer_id)
-            if diff is not None:
-                yield diff
+        if viewer.after.id not in self.change.nodes and self._is_uniform:
+            return self._outsiders_diffs
+        found = (self._diff(viewer, peer_id) for peer_id in self._peers_to_check(viewer))
+        return tuple(diff for diff in found if diff is not None)
+
+    @cached_property
+    def _is_uniform(self) -> bool:
+        return self.told.policy is self.current.policy and self.current.policy.is_uniform
+
+    @cached_property
+    def _outsiders_diffs(self) -> tuple[PeerDiff, ...]:
+        """What everybody is told whose own node was not touched, when all see the same."""
+        before, after = self._told_views.by_id, self._current_views.by_id
+        found = (
+            self._diff_between(node_id, before.get(node_id), after.get(node_id)) for node_id in self._touched
+        )
+        return tuple(diff for diff in found if diff is not None)
 
     def owners_changed(self, viewer: _Viewer) -> frozenset[UserID]:
         """The changed users whose profile the viewer needs: its own owner, and those of its peers."""
@@ -178,9 +189,10 @@ class _Step:
         return sorted(self.told.nodes.keys() | self.current.nodes.keys())
 
     def _diff(self, viewer: _Viewer, peer_id: NodeID) -> PeerDiff | None:
-        old_peer, new_peer = self.told.nodes.get(peer_id), self.current.nodes.get(peer_id)
-        old = self._views.seen(self.told, viewer.before, old_peer) if old_peer is not None else None
-        new = self._views.seen(self.current, viewer.after, new_peer) if new_peer is not None else None
+        old = self._told_views.seen(viewer.before, peer_id)
+        return self._diff_between(peer_id, old, self._current_views.seen(viewer.after, peer_id))
+
+    def _diff_between(self, peer_id: NodeID, old: NodeView | None, new: NodeView | None) -> PeerDiff | None:
         key = (peer_id, old, new)
         if key not in self._diffs:
             expired = peer_id in self.current.expired and peer_id not in self.told.expired

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,8 @@ from coordinator.store import Snapshot
 from meshproto import codec
 from meshproto.messages import CapMap, Hostinfo, Node, UserProfile
 from meshproto.routes import host_prefix, sorted_prefixes
+
+KEPT_SNAPSHOTS = 8  # viewers are told at about the same time; a few lag behind
 
 SELF_CAPABILITIES: Final[CapMap] = {
     "https://tailscale.com/cap/is-admin": None,
@@ -64,56 +66,74 @@ class NodeView:
         return self._limited[routes]
 
 
+class SnapshotViews:
+    """The views of all nodes of one snapshot, by id; without those that have none (`_peer_view`)."""
+
+    __slots__ = ("by_id", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, by_id: dict[NodeID, NodeView]) -> None:
+        self.snapshot = snapshot
+        self.by_id = by_id
+
+    def seen(self, viewer: NodeRecord, peer_id: NodeID) -> NodeView | None:
+        """The node as `viewer` sees it; None when it is not in the viewer's map."""
+        view = self.by_id.get(peer_id)
+        policy = self.snapshot.policy
+        if view is None or peer_id == viewer.id:
+            return None
+        if policy.is_uniform:
+            return view
+        peer = self.snapshot.nodes[peer_id]
+        if not policy.sees(viewer, peer):
+            return None
+        return view.limited_to(policy.visible_routes(viewer, peer, view.routes)) if view.routes else view
+
+
 class NodeViews:
-    """Makes views and keeps the last two of each node: what viewers were told about it, and what is new."""
+    """Makes the views of snapshots, and keeps those of nodes that stay as they were."""
 
     def __init__(self) -> None:
-        self._kept: dict[NodeID, list[tuple[_Ingredients, NodeView]]] = {}
+        self._recent: list[SnapshotViews] = []
+        self._kept: dict[NodeID, tuple[_Kept, ...]] = {}
 
-    def seen(self, snapshot: Snapshot, viewer: NodeRecord, peer: NodeRecord) -> NodeView | None:
-        """`peer` as `viewer` sees it; None when it is not in the viewer's map."""
-        if peer.id == viewer.id or not snapshot.policy.sees(viewer, peer):
-            return None
-        view = self._view(snapshot, peer)
-        if view is None or not view.routes:
-            return view
-        return view.limited_to(snapshot.policy.visible_routes(viewer, peer, view.routes))
+    def of(self, snapshot: Snapshot) -> SnapshotViews:
+        """The views of `snapshot`, made once for each of the last few snapshots."""
+        for views in self._recent:
+            if views.snapshot is snapshot:
+                return views
+        if self._recent and self._recent[0].snapshot.settings is not snapshot.settings:
+            self._kept.clear()
+        by_id: dict[NodeID, NodeView] = {}
+        kept: dict[NodeID, tuple[_Kept, ...]] = {}
+        for node_id in sorted(snapshot.nodes):
+            kept[node_id] = entries = self._entries(snapshot, node_id)
+            view = entries[0].view
+            if view is not None:
+                by_id[node_id] = view
+        self._kept = kept
+        views = SnapshotViews(snapshot, by_id)
+        self._recent = [views, *self._recent[: KEPT_SNAPSHOTS - 1]]
+        return views
 
-    def forget_missing(self, snapshot: Snapshot) -> None:
-        """Drop the views of nodes that no longer exist."""
-        for node_id in [node_id for node_id in self._kept if node_id not in snapshot.nodes]:
-            del self._kept[node_id]
-
-    def _view(self, snapshot: Snapshot, peer: NodeRecord) -> NodeView | None:
-        ingredients = _Ingredients(snapshot, peer)
-        kept = self._kept.setdefault(peer.id, [])
-        for known, view in kept:
-            if known.same(ingredients):
-                return view
-        view_or_none = _peer_view(snapshot, peer)
-        if view_or_none is not None:
-            self._kept[peer.id] = [(ingredients, view_or_none), *kept[:1]]
-        return view_or_none
+    def _entries(self, snapshot: Snapshot, node_id: NodeID) -> tuple[_Kept, ...]:
+        """What is kept of the node: first the view that holds in `snapshot`, then the one before it."""
+        record = snapshot.nodes[node_id]
+        is_online = node_id in snapshot.online
+        primary = snapshot.primaries.of(node_id)
+        entries = self._kept.get(node_id, ())
+        for entry in entries:
+            if entry.record is record and entry.is_online == is_online and entry.primary == primary:
+                return entries if entry is entries[0] else entries[::-1]
+        return (_Kept(record, is_online, primary, _peer_view(snapshot, record)), *entries[:1])
 
 
-class _Ingredients:
-    """All that a view is made from, to tell whether a kept one still holds."""
+class _Kept(NamedTuple):
+    """A view, and all that it was made from besides the settings."""
 
-    __slots__ = ("base_domain", "is_online", "primary", "record")
-
-    def __init__(self, snapshot: Snapshot, node: NodeRecord) -> None:
-        self.record = node
-        self.is_online = node.id in snapshot.online
-        self.primary = snapshot.primaries.of(node.id)
-        self.base_domain = snapshot.settings.base_domain
-
-    def same(self, other: _Ingredients) -> bool:
-        return (
-            self.record is other.record
-            and self.is_online == other.is_online
-            and self.primary == other.primary
-            and self.base_domain == other.base_domain
-        )
+    record: NodeRecord
+    is_online: bool
+    primary: tuple[IPNetwork, ...]
+    view: NodeView | None
 
 
 def self_node(snapshot: Snapshot, node: NodeRecord) -> Node:

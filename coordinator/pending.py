@@ -75,10 +75,7 @@ class PendingRegistrations:
         return self._entries.get(registration_id)
 
     def ask(self, join: JoinRequest, now: float) -> Pending:
-        """Enter `join`, or renew what its machine asked for before;
-
-        the id stays the same as long as it is good.
-        """
+        """Enter `join`, or renew what its machine asked for, under the same id as long as that is good."""
         self._drop_due(now)
         known = self._entries.pop(self._ids_by_machine.get(join.machine_key, ""), None)
         if known is not None:

@@ -17,6 +17,10 @@ from meshproto.messages import FilterRule
 class Policy(Protocol):
     """The questions that the coordinator asks of an access policy."""
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all see all others, with all their routes: the two questions below need not be asked."""
+
     def sees(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
         """Whether `peer` is in the map of `viewer`."""
 
@@ -36,10 +40,12 @@ class Policy(Protocol):
 
 
 class AllowAll:
-    """No policy:
+    """No policy: every node sees and reaches every other.
 
-    every node sees and reaches every other. Nobody owns a tag, so no machine may ask for one.
+    Nobody owns a tag, so no machine may ask for one.
     """
+
+    is_uniform = True
 
     def sees(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
         return True

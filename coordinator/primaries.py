@@ -24,9 +24,10 @@ class Primaries:
 
     def of(self, node: NodeID) -> tuple[IPNetwork, ...]:
         """The prefixes that `node` is the primary router of, sorted."""
-        return sorted_prefixes(
-            prefix for prefix in self.standing.get(node, ()) if self.elected.get(prefix) == node
-        )
+        standing = self.standing.get(node)
+        if standing is None:
+            return ()
+        return sorted_prefixes(prefix for prefix in standing if self.elected.get(prefix) == node)
 
     def stand(self, node: NodeID, prefixes: Iterable[IPNetwork]) -> tuple[Primaries, frozenset[NodeID]]:
         """`node` is from now on a candidate for exactly `prefixes`.

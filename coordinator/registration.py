@@ -40,9 +40,9 @@ MAX_HOSTNAME = 255  # characters of a reported host name that are kept
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The request is decided:
+    """The request is decided: make `updates`, then answer `response`.
 
-    make `updates`, then answer `response`. `node` is the node it is about, as updated.
+    `node` is the node that it is about, as updated.
     """
 
     response: RegisterResponse
@@ -165,10 +165,7 @@ def response_for(view: View, node: NodeRecord, wall: datetime) -> RegisterRespon
 
 
 def renamed_to_host(node: NodeRecord, hostname: str, taken: Container[str]) -> str:
-    """The given name once the machine calls itself `hostname`:
-
-    it follows unless an administrator chose it.
-    """
+    """The given name once the machine calls itself `hostname`: kept if an administrator chose it."""
     if not names.follows_hostname(node.given_name, node.hostname):
         return node.given_name
     if names.given_name(hostname) == names.given_name(node.hostname):

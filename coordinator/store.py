@@ -385,10 +385,7 @@ class Draft:
 
 
 def _index_of(node: NodeRecord) -> tuple[object, ...]:
-    """What the lookup tables hold of a node:
-
-    most updates leave it alone, and then the tables need no copy.
-    """
+    """What the lookup tables hold of a node. Most updates leave it alone, and then no table is copied."""
     return (node.node_key, node.machine_key, node.given_name, node.addresses)
 
 

@@ -121,6 +121,8 @@ def test_merge_covers_every_field_of_a_change() -> None:
 class TagsSeeEachOther(AllowAll):
     """A policy with a bite: tagged and untagged nodes do not see each other."""
 
+    is_uniform = False
+
     def sees(self, viewer: NodeRecord, peer: NodeRecord) -> bool:
         return viewer.is_tagged == peer.is_tagged
 
