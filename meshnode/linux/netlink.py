@@ -183,8 +183,8 @@ class Netlink:
         for version, family in FAMILY.items():
             async for message in _dump(self._ipr.route("dump", family=family, table=own.table), family):
                 if message["proto"] == PROTOCOL and message.get_attr("RTA_TABLE") == own.table:
-                    route = _found_route(message, version, link)
-                    found[_destination(message, version)] = route
+                    destination = _destination(message, version)
+                    found[destination] = _found_route(message, destination, link)
         return found
 
     async def set_route(self, route: Route, own: Ownership, link: Link) -> None:
@@ -246,12 +246,12 @@ def _destination(message: Any, version: int) -> IPNetwork:
     return ip_network(f"{address}/{message['dst_len']}" if address else ANY[version])
 
 
-def _found_route(message: Any, version: int, link: Link | None) -> Route | None:
+def _found_route(message: Any, destination: IPNetwork, link: Link | None) -> Route | None:
     kind = ROUTE_KINDS.get(message["type"])
     into_tunnel = link is not None and message.get_attr("RTA_OIF") == link.index
     if kind is None or (kind is RouteKind.UNICAST and not into_tunnel):
         return None
-    return Route(_destination(message, version), kind)
+    return Route(destination, kind)
 
 
 def _rule_request(rule: Rule, own: Ownership) -> dict[str, Any]:
