@@ -94,6 +94,7 @@ class Device:
         self._remove([key.public])
         for peer in self._peers.values():
             peer.set_private_key(key)
+            self._reschedule(peer)
 
     def set_peers(self, peers: Sequence[PeerConfig], now: float) -> None:
         """Make the peers be these: add, update, remove. Live sessions of peers that stay are kept.

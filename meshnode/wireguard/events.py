@@ -95,7 +95,7 @@ class HandshakeTimedOut:
 
     peer: NodePublic
     attempts: int
-    """Initiations without answer so far; 0 when a session went silent."""
+    """Initiations without answer since traffic last asked for one; 0 when a session went silent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,8 @@ class Peer:
 
     def set_private_key(self, private: NodePrivate) -> None:
         """Our identity changed: sending needs a new handshake, what is under way may still arrive."""
+        if self.timers.is_handshake_due:
+            self.timers.initiation_outdated(self.handshake.last_sent)
         self._clear_pending()
         self.handshake.set_private_key(private)
         self.slots.stop_sending()
@@ -104,20 +106,22 @@ class Peer:
     # --- the handshake ---
 
     def initiate(self, now: float, *, is_retry: bool = False, path_changed: bool = False) -> None:
-        """Start a handshake, unless a handshake message left less than REKEY_TIMEOUT ago (§6.1, §6.4).
+        """Start a handshake, unless one is being attempted, which then does not give up so soon (§6.4).
 
-        In that case an initiation is due when the time is over. After `path_changed` the wait is short:
-        what left before went elsewhere.
+        REKEY_TIMEOUT must have passed since the last handshake message to this peer (§6.1); otherwise the
+        initiation leaves when it has. After `path_changed` the wait is short: what left went elsewhere.
         """
+        timers = self.timers
         if not is_retry:
-            self.timers.attempts = 0
-        timings = self._context.timings
-        wait = constants.MIN_PATH_INITIATION_INTERVAL if path_changed else timings.rekey_timeout
+            timers.attempts = 0
+        if timers.is_handshake_due and not path_changed:
+            return  # retransmitting is the timer's: sent from here, nobody would learn that it had no answer
+        wait = constants.MIN_PATH_INITIATION_INTERVAL if path_changed else self._context.timings.rekey_timeout
         allowed_at = self.handshake.last_sent + wait
         if now >= allowed_at:
             self._send_initiation(now)
-        elif path_changed or not self.timers.is_handshake_due:
-            self.timers.initiation_delayed(allowed_at)
+        else:
+            timers.initiation_delayed(allowed_at)
 
     def respond(self, accepted: noise.AcceptedInitiation, source: Source, now: float) -> None:
         """Answer an authentic initiation (5.4.3). The new key is sent with only after it was seen in use."""

@@ -94,6 +94,11 @@ class Timers:
         self.delayed_handshake = allowed_at + self._jitter()
         self._wake_by(self.delayed_handshake)
 
+    def initiation_outdated(self, sent_at: float) -> None:
+        """Should be called when the one sent at `sent_at` can have no answer any more: the next is due."""
+        self.retransmit_handshake = NEVER
+        self.initiation_delayed(sent_at)
+
     @property
     def is_handshake_due(self) -> bool:
         """Whether an initiation will leave without anybody asking again."""

@@ -93,6 +93,16 @@ class Eavesdropper:
         """When `"a: initiation"` and the like were seen."""
         return [now for now, what, _ in self.log if what == line]
 
+    def waits(self, sender: str) -> list[float]:
+        """Before each initiation of `sender` but its first: since its last initiation or response."""
+        waits, last = [], None
+        for now, what, _ in self.log:
+            if what == f"{sender}: initiation" and last is not None:
+                waits.append(now - last)
+            if what in (f"{sender}: initiation", f"{sender}: response"):
+                last = now
+        return waits
+
     def datagrams(self, line: str) -> list[bytes]:
         return [datagram for _, what, datagram in self.log if what == line]
 

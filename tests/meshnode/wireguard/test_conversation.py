@@ -187,6 +187,16 @@ class TestSilence:
         world.run(100.0)
         assert a.happened(HandshakeGivenUp)
 
+    def test_constant_traffic_does_not_hide_that_nobody_answers(self) -> None:
+        """The paths must learn of every timeout, or a dead one is never left."""
+        world, a, b = pair()
+        b.muted = True
+        world.traffic(a, b, every(0.1, 60.0))
+        world.run(60.0)
+        sent = world.wire.seen["initiation"]
+        assert sent >= 11
+        assert a.happened(HandshakeTimedOut) == [HandshakeTimedOut(b.public, 1)] * (sent - 1)
+
     def test_every_initiation_is_new(self) -> None:
         world, a, b = pair()
         b.configs.clear()
@@ -196,6 +206,23 @@ class TestSilence:
         initiations = world.wire.datagrams("a: initiation")
         assert len({datagram[4:8] for datagram in initiations}) == len(initiations)
         assert len({datagram[8:40] for datagram in initiations}) == len(initiations)
+
+    def test_an_initiation_that_had_to_wait_waits_for_a_response_too(self) -> None:
+        """We answered, nobody confirmed, and we have something to say: still five seconds between ours."""
+        world, a, b = pair()
+        b.device.initiate(a.public, world.now)
+        b.settle()
+        b.muted = True
+        world.run(0.1)
+        assert not a.send(b, 1)
+        world.run(2.9)
+        b.muted = False
+        b.device.initiate(a.public, world.now)
+        b.settle()
+        b.muted = True
+        world.run(10.0)
+        assert world.wire.times("a: response") == pytest.approx([0.01, 3.01])
+        assert 8.01 <= world.wire.times("a: initiation")[0] <= 8.35
 
     def test_a_dead_peer_is_noticed(self) -> None:
         """Data without any answer for 15 s: an initiation, retried; and the path is doubted."""
@@ -406,6 +433,15 @@ class TestRenewal:
         assert len(a.device._context.indices) == len(a.device._context.sessions) == 0
         assert a.device.next_timeout() is None
 
+    def test_an_attempt_under_way_survives_the_wiping(self) -> None:
+        world, a, b = connected()
+        world.run(537.0)
+        world.weather.delay = (1.5, 1.5)
+        a.send(b, 3)
+        world.run(4.6)  # past 540 s, before the retransmission at 543 s
+        assert world.wire.seen["initiation"] == 2
+        assert b.received == [1, 3]
+
     @pytest.mark.parametrize("mtu", [1280, 1420])
     def test_an_hour_on_a_perfect_link_loses_nothing(self, mtu: int) -> None:
         world, a, b = connected(mtu=mtu)
@@ -474,6 +510,19 @@ class TestRoaming:
         world.run(10.1)
         assert 9 <= len(a.happened(PeerHeardFrom)) <= 11
 
+    def test_reported_at_once_after_a_timeout(self) -> None:
+        """The path was doubted, wrongly: data goes on coming over it while a renewal is not answered."""
+        world, a, b = connected()
+        a.peer_with(b, psk=PSK)  # so that it will not be
+        world.traffic(a, b, every(0.1, 140.0))
+        world.traffic(b, a, every(0.1, 140.0))
+        world.run(124.0)
+        while not a.happened(HandshakeTimedOut):
+            world.run(0.01)
+        assert world.now < 127.0
+        world.run(0.12)
+        assert PeerHeardFrom(b.public, b.source) in a.events[a.events.index(HandshakeTimedOut(b.public, 1)) :]
+
     def test_reported_again_after_a_timeout(self) -> None:
         world, a, b = connected()
         world.run(20.0)
@@ -502,6 +551,8 @@ class TestWeather:
         for node, sent in ((b, from_a), (a, from_b)):
             assert len(set(node.received)) == len(node.received), "delivered twice"
             assert set(node.received) <= set(sent)
+        for name in ("a", "b"):
+            assert all(wait >= 5.0 - 1e-9 for wait in world.wire.waits(name))
         world.weather = Weather()
         world.run(12.0)  # what was being retried is answered now
         a.send(b, 10**6)

@@ -149,6 +149,22 @@ class TestConfiguration:
         world.run(7.0)
         assert b.received == [1, 4]
 
+    def test_another_private_key_during_an_attempt(self) -> None:
+        """What waits does not wait for the retransmission of an initiation that nobody can answer."""
+        world, a, b = pair()
+        a.muted = True
+        a.send(b, 1)
+        world.run(1.0)
+        a.muted = False
+        new = key(50)
+        a.device.set_private_key(new)
+        world.by_key[new.public] = a
+        b.configs = {new.public: dataclasses.replace(b.configs[a.public], public_key=new.public)}
+        b.apply()
+        a.settle()
+        world.run(1.0)
+        assert b.received == [1]
+
     def test_the_same_private_key_again(self) -> None:
         _, a, b = connected()
         a.device.set_private_key(key(1))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from meshnode.dataplane import Session
 from meshnode.wireguard import cookie, messages, noise, tai64n
 from meshnode.wireguard.constants import DEFAULT
+from meshnode.wireguard.handshake import PeerHandshake
 from meshnode.wireguard.index_table import IndexTable
 from meshnode.wireguard.keypairs import Keypair, KeySlots
 from meshnode.wireguard.ratelimit import RateLimiter, Source, address_bytes
@@ -307,6 +308,16 @@ class TestKeyHygiene:
         )
         pending.wipe()
         assert not any([*pending.ephemeral_private, *pending.chaining_key, *pending.hash])
+
+    def test_a_replaced_handshake_is_overwritten(self) -> None:
+        a, b = key(1), key(2)
+        handshake = PeerHandshake(a, b.public, None, DEFAULT, random.Random(1).randbytes)
+        timestamps = tai64n.TimestampSource(lambda: 1e9)
+        handshake.create_initiation(1, timestamps, 0.0)
+        first = handshake.pending
+        assert first
+        handshake.create_initiation(2, timestamps, 5.0)
+        assert not any([*first.ephemeral_private, *first.chaining_key, *first.hash])
 
     def test_consume_response_only_reads(self) -> None:
         a, b = key(1), key(2)
