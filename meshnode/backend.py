@@ -86,8 +86,8 @@ class Backend:
         """What the preferences were before a login that has not succeeded yet."""
 
         self._configuration = Configuration()
+        self._configured_key: NodePrivate | None = None
         self._problems: tuple[str, ...] = ()
-        self._is_configured = False
         self._reconciling = asyncio.Lock()
         self._wake = asyncio.Event()
         self._network_changed = False
@@ -137,7 +137,8 @@ class Backend:
                 has_map=network_map is not None,
                 is_expired=self._is_key_expired(),
                 is_authorized=network_map is not None and network_map.self_node.machine_authorized,
-                is_configured=self._is_configured,
+                is_configured=bool(self._configuration.router.addresses)
+                and self._configured_key == self._state.node_key,
             )
         )
 
@@ -361,12 +362,16 @@ class Backend:
         """Make the tunnel match what must be in force, and tell who watches."""
         async with self._reconciling:
             wanted, key = self._wanted()
-            if wanted is not None:
+            if wanted is not None and self._differs(wanted, key):
                 self._problems = tuple(await self._tunnel.configure(key, wanted))
-                self._configuration = wanted
-                self._is_configured = bool(wanted.router.addresses)
+                self._configuration, self._configured_key = wanted, key
             self._arm_timer()
             self._announce()
+
+    def _differs(self, wanted: Configuration, key: NodePrivate) -> bool:
+        """Whether the tunnel must be touched: most news of a map, like who is online, are none to it."""
+        is_other_node = bool(wanted.router.addresses) and key != self._configured_key
+        return wanted != self._configuration or is_other_node or bool(self._problems)
 
     def _wanted(self) -> tuple[Configuration | None, NodePrivate]:
         """What must be in force, and under which key. None: what is in force stays until the next map."""

@@ -20,7 +20,7 @@ from meshnode.linux.cleanup import clean_up
 from meshnode.linux.errors import RouterError
 from meshnode.linux.marks import FWMARK
 from meshnode.linux_tunnel import LinuxTunnel
-from meshnode.localapi import LocalAPI, SocketTaken, bind_socket
+from meshnode.localapi import LocalAPI, SocketTaken, bind_socket, unbind
 from meshnode.state import State, StateDir, StateError
 from meshnode.tunnel import TunnelError
 from meshproto.keys import MachinePrivate, NodePrivate
@@ -62,7 +62,7 @@ async def _serve(config: DaemonConfig) -> None:
             await _serve_on(config, store, state, listener)
         finally:
             listener.close()
-            config.socket.unlink(missing_ok=True)
+            unbind(config.socket)
     finally:
         store.close()
 

@@ -9,6 +9,7 @@ been talked into making (an Origin, a Referer, a foreign Host) are refused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 BASE = "/localapi/v0/"
 ALLOWED_HOSTS = frozenset({"", "local-tailscaled.sock"})
+DEFAULT_DIRECTORY = Path("/run/meshnode")
+"""Where the socket is by default; we make it and remove it."""
 MAX_BODY_SIZE = 1024 * 1024
 SHUTDOWN_TIMEOUT_S = 1.0
 """How long answers that are being given may take once the daemon ends."""
@@ -67,6 +70,14 @@ def bind_socket(path: Path) -> socket.socket:
             "run as root, or name a path of your own with --socket"
         ) from error
     return listener
+
+
+def unbind(path: Path) -> None:
+    """Remove the socket, and its directory where that is ours and has nothing else in it."""
+    path.unlink(missing_ok=True)
+    if path.parent == DEFAULT_DIRECTORY:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def _is_answered(path: Path) -> bool:
@@ -115,7 +126,7 @@ class LocalAPI:
         if self._runner is not None:
             await self._runner.cleanup()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            unbind(self._path)
 
     # Access.
 

@@ -79,7 +79,7 @@ def login_invitation(url: str) -> str:
     _, found, registration_id = url.partition(REGISTER_PATH)
     if found:
         command = f"coordinator nodes register --key {registration_id} --user USERNAME"
-        text += f"or let the administrator of the coordinator run:\n\n\t{command}\n\n"
+        text += f"or, on the coordinator:\n\n\t{command}\n\n"
     return text.removesuffix("\n")
 
 

@@ -12,11 +12,15 @@ from pyroute2 import NetlinkError
 from meshnode.linux.journal import JournalDamaged
 from meshnode.linux.runner import ProgramFailed, ProgramMissing
 
+PERMISSION_FIX = "run the daemon as root, or give it CAP_NET_ADMIN"
+PROGRAM_FIX = "see what the program says; nftables needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
+NOT_PERMITTED = "Operation not permitted"
+
 # What a system call refused to do, and what a person can do about it.
 FIXES = {
-    errno.EPERM: "run the daemon as root, or give it CAP_NET_ADMIN",
+    errno.EPERM: PERMISSION_FIX,
     errno.EACCES: "run the daemon as root; in a container, also make /proc/sys writable",
-    errno.EROFS: "in a container /proc/sys is read-only: set the value with --sysctl when starting it",
+    errno.EROFS: "make the file system with the state directory writable, or name another one",
     errno.EOPNOTSUPP: "use a kernel with policy routing (CONFIG_IP_MULTIPLE_TABLES and its IPv6 twin)",
     errno.EAFNOSUPPORT: "use a kernel with policy routing for IPv6 (CONFIG_IPV6_MULTIPLE_TABLES)",
     errno.ENODEV: "start the tunnel again: its interface has gone",
@@ -67,7 +71,7 @@ class Trouble:
         except ProgramMissing as error:
             self.add(what, f"the program {error.program} is missing", f"install {error.package}")
         except ProgramFailed as error:
-            self.add(what, str(error), "see what the program says; nftables needs CONFIG_NF_TABLES_INET")
+            self.add(what, str(error), PERMISSION_FIX if NOT_PERMITTED in error.said else PROGRAM_FIX)
         except JournalDamaged as error:
             self.add(what, str(error), f"look at {error.path}, set those values by hand, and delete the file")
         except NetlinkError as error:

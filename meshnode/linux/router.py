@@ -22,9 +22,28 @@ from meshnode.linux.router_config import FAMILIES, IPInterface, RouterConfig
 from meshnode.linux.ruleset import tables
 from meshnode.linux.runner import ProgramMissing, Run, run
 from meshnode.linux.sysctl import Settings, SysctlKeeper
-from meshnode.linux.sysctl_plan import strict_interfaces
+from meshnode.linux.sysctl_plan import FORWARDING_4, FORWARDING_6, REVERSE_PATH, strict_interfaces
 
 logger = logging.getLogger(__name__)
+
+# Groups of settings that matter if they cannot be set: their name, and what to do about it. In a container
+# /proc/sys is often read-only.
+GROUPS = {
+    FORWARDING_4: (
+        "IPv4 forwarding",
+        "sysctl -w net.ipv4.ip_forward=1, or start the container with --sysctl net.ipv4.ip_forward=1",
+    ),
+    FORWARDING_6: (
+        "IPv6 forwarding",
+        "sysctl -w net.ipv6.conf.all.forwarding=1, or start the container with"
+        " --sysctl net.ipv6.conf.all.forwarding=1",
+    ),
+    REVERSE_PATH: (
+        "the reverse-path filter's use of marks",
+        "sysctl -w net.ipv4.conf.all.src_valid_mark=1, or start the container with"
+        " --sysctl net.ipv4.conf.all.src_valid_mark=1",
+    ),
+}
 
 
 class LinuxRouter:
@@ -111,7 +130,12 @@ class LinuxRouter:
 
     def _set_sysctls(self, work: _Work, config: RouterConfig) -> None:
         with work.trouble.step("kernel settings could not be changed"):
-            work.changes += self._sysctls.set(config)
+            applied = self._sysctls.set(config)
+            work.changes += applied.changes
+            for group, error in applied.failures.items():
+                if group in GROUPS:
+                    what, fix = GROUPS[group]
+                    work.trouble.add(f"{what} could not be set", error.strerror or str(error), fix)
 
     async def _network(self, work: _Work) -> None:
         with work.trouble.step("the routing of this host could not be read"):

@@ -73,5 +73,6 @@ async def run(argv: Sequence[str], stdin: bytes = b"") -> bytes:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise ProgramFailed(argv, process.returncode, stderr.decode(errors="replace").strip())
+        said = "; ".join(stderr.decode(errors="replace").split("\n"))
+        raise ProgramFailed(argv, process.returncode, said.strip("; "))
     return stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshnode.linux import sysctl_plan
@@ -46,6 +47,16 @@ def here() -> str:
     return f"{BOOT_ID.read_text().strip()}/{NAMESPACE.stat().st_ino}"
 
 
+@dataclass(slots=True)
+class Applied:
+    """What became of a call of `SysctlKeeper.set`."""
+
+    changes: list[str] = field(default_factory=list)
+    """What was changed, a line each."""
+    failures: dict[str, OSError] = field(default_factory=dict)
+    """By group: why its settings are not as they should be."""
+
+
 class SysctlKeeper:
     """Settings as a configuration wants them, and as they were before when it no longer does."""
 
@@ -54,28 +65,33 @@ class SysctlKeeper:
         self._path = state_dir / f"sysctl-{tunnel}.json"
         self._settings = settings or Settings()
 
-    def set(self, config: RouterConfig) -> list[str]:
+    def set(self, config: RouterConfig) -> Applied:
         """Make the settings what `config` needs, and put back what it does not.
 
-        Returns what was changed, a line each. Raises JournalDamaged or OSError; the next call carries on.
+        A group that cannot be written does not stop the others; the next call carries on. Raises
+        JournalDamaged, or OSError when the journal cannot be written.
         """
         journal = Journal(self._path, here())
-        changes = sysctl_plan.wanted(config, self._settings, self._tunnel, journal.keys)
-        done = []
-        for group, entries in changes.items():
-            if entries is None:
-                done += self._put_back(journal, group)
-            else:
-                done += self._apply(journal, entries)
-        return done
+        wanted = sysctl_plan.wanted(config, self._settings, self._tunnel, journal.keys)
+        applied = Applied()
+        for group, changes in wanted.items():
+            if changes is not None:
+                journal.add(changes)
+            try:
+                if changes is None:
+                    applied.changes += self._put_back(journal, group)
+                else:
+                    applied.changes += self._apply(changes)
+            except OSError as error:
+                applied.failures[group] = error
+        return applied
 
-    def _apply(self, journal: Journal, entries: list[SettingChange]) -> list[str]:
-        journal.add(entries)
+    def _apply(self, changes: list[SettingChange]) -> list[str]:
         done = []
-        for entry in entries:
-            if self._settings.read(entry.key) != entry.written:
-                self._settings.write(entry.key, entry.written)
-                done.append(f"sysctl {dotted(entry.key)}={entry.written}")
+        for change in changes:
+            if self._settings.read(change.key) != change.written:
+                self._settings.write(change.key, change.written)
+                done.append(f"sysctl {dotted(change.key)}={change.written}")
         return done
 
     def _put_back(self, journal: Journal, group: str) -> list[str]:
