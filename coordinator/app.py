@@ -115,13 +115,17 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         machine_api = MachineApi(state, sessions)
         noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
         await _start(stack, api.create_app(state), [unix_socket])
-        await _start(stack, http.create_app(state, noise_server, private_key), listeners)
+        public = await _start(stack, http.create_app(state, noise_server, private_key), listeners)
         yield Coordinator(config, state, listeners)
-        # Machines first: their polls would otherwise hold up the public listener for the whole grace.
+        # Machines first, and none may come back: polls would hold up the public listener for the whole grace.
+        for site in list(public.sites):
+            await site.stop()
         await noise_server.close()
 
 
-async def _start(stack: AsyncExitStack, app: web.Application, listeners: list[socket.socket]) -> None:
+async def _start(
+    stack: AsyncExitStack, app: web.Application, listeners: list[socket.socket]
+) -> web.AppRunner:
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -133,6 +137,7 @@ async def _start(stack: AsyncExitStack, app: web.Application, listeners: list[so
     stack.push_async_callback(runner.cleanup)
     for listener in listeners:
         await web.SockSite(runner, listener).start()
+    return runner
 
 
 def _warn_of_long_names(state: State) -> None:

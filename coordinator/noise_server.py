@@ -304,14 +304,15 @@ class MachineConnection(asyncio.Protocol):
         self._transport.close()
 
     def _set_timer(self) -> None:
+        when = self.channel.next_timeout()
+        if when is None or (self._timer is not None and self._timer.when() <= when):
+            return  # a timer that comes too early looks again
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        when = self.channel.next_timeout()
-        if when is not None:
-            self._timer = asyncio.get_running_loop().call_at(when, self._handle_timeout)
+        self._timer = asyncio.get_running_loop().call_at(when, self._handle_timeout)
 
     def _handle_timeout(self) -> None:
+        self._timer = None
         try:
             self.channel.handle_timeout(self.now())
         except ChannelClosed as reason:

@@ -14,6 +14,7 @@ import time
 from datetime import UTC, datetime
 
 from coordinator.changes import NOTHING, Change
+from coordinator.errors import NotFound
 from coordinator.mapper import Mapper
 from coordinator.model import NodeID
 from coordinator.noise_server import Exchange
@@ -112,6 +113,8 @@ class MapSessions:
     async def _begin(self, node_id: NodeID, compress: bool) -> tuple[MapSession, bytes]:
         async with self._building:
             session = MapSession(node_id, self._state.snapshot)
+            if node_id not in session.told.nodes:
+                raise NotFound("node not found")
             older = self._sessions.get(node_id)
             self._sessions[node_id] = session
             if older is not None:

@@ -58,6 +58,11 @@ class Presence:
         if node_id not in self._sessions:
             self._arm(node_id, Due.REMOVE_EPHEMERAL, now + self._ephemeral_timeout_s)
 
+    def postpone(self, node_id: NodeID, due: Due, now: float) -> None:
+        """What was due could not be done; it is due again later, unless a session opens."""
+        if node_id not in self._sessions:
+            self._arm(node_id, due, now + self._offline_grace_s)
+
     def forget(self, node_id: NodeID) -> None:
         """The node is gone; its sessions will still report that they closed."""
         for due in Due:

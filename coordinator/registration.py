@@ -36,6 +36,8 @@ from meshproto.messages import Hostinfo, RegisterRequest, RegisterResponse
 Entropy: TypeAlias = Callable[[int], bytes]
 
 MAX_HOSTNAME = 255  # characters of a reported host name that are kept
+MAX_KEPT_TEXT = 128  # characters of other texts, and
+MAX_KEPT_ITEMS = 64  # routes and tags, that are kept of a machine that waits for approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,10 @@ def decide(
         return Settled(response_for(view, node, wall), node=node)
     join = JoinRequest(machine_key, request.node_key, request.hostinfo or Hostinfo(), expiry)
     if request.followup:
-        return Follow(_followed_id(request.followup), join)
+        return Follow(_followed_id(request.followup), _to_keep(join))
     if request.auth_key:
         return _join_with_key(view, request.auth_key, join, wall, entropy)
-    return Ask(join)
+    return Ask(_to_keep(join))
 
 
 def approve(
@@ -198,6 +200,22 @@ def _followed_id(followup: str) -> str:
     if not is_registration_id(registration_id):
         raise Invalid("invalid registration ID")
     return registration_id
+
+
+def _to_keep(join: JoinRequest) -> JoinRequest:
+    """`join` as it may wait in memory for anybody who asks: the little that approval looks at.
+
+
+    The node reports the rest once it is in.
+    """
+    asked = join.hostinfo
+    kept = Hostinfo(
+        hostname=asked.hostname[:MAX_HOSTNAME],
+        os=asked.os[:MAX_KEPT_TEXT],
+        routable_ips=asked.routable_ips[:MAX_KEPT_ITEMS],
+        request_tags=tuple(tag[:MAX_KEPT_TEXT] for tag in asked.request_tags[:MAX_KEPT_ITEMS]),
+    )
+    return replace(join, hostinfo=kept)
 
 
 def _join_with_key(view: View, text: str, join: JoinRequest, wall: datetime, entropy: Entropy) -> Settled:

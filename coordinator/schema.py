@@ -79,7 +79,7 @@ nodes = sa.Table(
     sa.Column("disco_key", sa.Text),
     sa.Column("endpoints", sa.Text, nullable=False),
     sa.Column("host_info", sa.Text, nullable=False),
-    sa.Column("capability_version", sa.Integer, nullable=False),
+    sa.Column("capability_version", sa.BigInteger, nullable=False),
     sa.Column("ipv4", sa.Text),
     sa.Column("ipv6", sa.Text),
     sa.Column("hostname", sa.Text, nullable=False),

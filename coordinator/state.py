@@ -69,7 +69,7 @@ class State:
         self._writer = Writer(snapshot, database, self._wall, self._publish)
         self._presence = Presence(timings.offline_grace_s, timings.ephemeral_timeout_s)
         self._pending = PendingRegistrations(os.urandom, timings.pending_lifetime_s)
-        self._approvals: dict[str, asyncio.Future[None]] = {}
+        self._followers: dict[str, set[asyncio.Event]] = {}
         self._listeners: list[Listener] = []
         self._rearm = asyncio.Event()
 
@@ -310,7 +310,10 @@ class State:
 
     def _publish(self, snapshot: Snapshot, change: Change) -> None:
         for listener in self._listeners:
-            listener(snapshot, change)
+            try:
+                listener(snapshot, change)
+            except Exception:
+                logger.exception("a listener failed")  # its own trouble: the write has happened
 
     def _decide_registration(
         self, view: View, machine_key: MachinePublic, request: RegisterRequest
@@ -339,15 +342,21 @@ class State:
 
     async def _followed(self, registration_id: str, deadline: float) -> None:
         """Return when the registration was approved, or is over."""
-        approved = self._approvals.setdefault(registration_id, asyncio.get_running_loop().create_future())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, deadline - self._now())):
-                await asyncio.shield(approved)
+        approved = asyncio.Event()
+        followers = self._followers.setdefault(registration_id, set())
+        followers.add(approved)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - self._now())):
+                    await approved.wait()
+        finally:
+            followers.discard(approved)
+            if not followers:
+                self._followers.pop(registration_id, None)
 
     def _wake_followers(self, registration_id: str) -> None:
-        approved = self._approvals.pop(registration_id, None)
-        if approved is not None:
-            approved.set_result(None)
+        for approved in self._followers.pop(registration_id, ()):
+            approved.set()
 
     async def _keep_house(self) -> None:
         """Deadlines of presence, and key expiries."""
@@ -361,8 +370,11 @@ class State:
             for node_id, due in self._presence.take_due(self._now()):
                 await self._handle_due(node_id, due)
             if check_at <= self._now():
-                await self._mark_expired()
                 check_at = self._now() + self._timings.expiry_check_s
+                try:
+                    await self._mark_expired()
+                except CoordinatorError as error:
+                    logger.warning("expiries not marked", extra={"error": str(error)})
 
     async def _handle_due(self, node_id: NodeID, due: Due) -> None:
         try:
@@ -374,6 +386,7 @@ class State:
             logger.warning(
                 "deadline not handled", extra={"node_id": node_id, "due": due.value, "error": str(error)}
             )
+            self._presence.postpone(node_id, due, self._now())
 
     async def _go_offline(self, node_id: NodeID) -> None:
         def decide(view: View) -> tuple[list[Update], NodeRecord | None]:

@@ -90,14 +90,30 @@ class Writer:
 
     async def run(self) -> None:
         """Commit batches until cancelled. Cancel only after `close`."""
-        while True:
-            await self._queued.wait()
-            self._queued.clear()
-            self._busy = True
-            while self._queue:
-                await self._commit([self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))])
-            self._busy = False
-            self._idle.set()
+        try:
+            while True:
+                await self._queued.wait()
+                self._queued.clear()
+                self._busy = True
+                while self._queue:
+                    await self._commit(self._next_batch())
+                self._busy = False
+                self._idle.set()
+        finally:
+            self._stop()
+
+    def _next_batch(self) -> list[_Write]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+
+    def _stop(self) -> None:
+        """Nobody commits any more: whoever waits has to hear of it."""
+        self._closed = True
+        self._busy = False
+        self._idle.set()
+        for write in self._queue:
+            if not write.done.done():
+                write.done.set_exception(Unavailable("the coordinator is shutting down"))
+        self._queue.clear()
 
     async def _commit(self, batch: list[_Write]) -> None:
         draft = Draft(self.snapshot, self._wall())

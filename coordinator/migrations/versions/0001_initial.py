@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("disco_key", sa.Text),
         sa.Column("endpoints", sa.Text, nullable=False),
         sa.Column("host_info", sa.Text, nullable=False),
-        sa.Column("capability_version", sa.Integer, nullable=False),
+        sa.Column("capability_version", sa.BigInteger, nullable=False),
         sa.Column("ipv4", sa.Text, unique=True),
         sa.Column("ipv6", sa.Text, unique=True),
         sa.Column("hostname", sa.Text, nullable=False),
