@@ -13,6 +13,9 @@ from tests.netlab.host import PROJECT, Host
 
 PORT = 41641
 
+Config = Mapping[str, Any]
+"""The fields of a RouterConfig, prefixes and addresses as strings."""
+
 # Everything that a node might change, as its owner would list it.
 LISTINGS = (
     ("ip", "-4", "rule"),

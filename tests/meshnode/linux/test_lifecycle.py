@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.meshnode.linux.node_process import PlainNode, differences, snapshot
+from tests.meshnode.linux.node_process import Config, PlainNode, differences, snapshot
 from tests.netlab import Host, Lab, wait_for
 
 pytestmark = pytest.mark.system
@@ -17,13 +17,19 @@ PEERS = ["100.64.0.2/32", "100.64.0.3/32", "fd7a:115c:a1e0::/48"]
 EXIT = ["0.0.0.0/0", "::/0"]
 LAN = ["192.168.1.0/24", "2001:db8:1::/64"]
 
-ONLY_PEERS = {"addresses": OWN, "routes": PEERS}
-SUBNETS = {"addresses": OWN, "routes": [*PEERS, "10.1.0.0/24"], "local_routes": LAN}
-SERVING = {**ONLY_PEERS, "subnet_routes": LAN, "listen_port": 41641}
-EXITING = {"addresses": OWN, "routes": [*PEERS, *EXIT], "local_routes": LAN}
-EVERYTHING = {**EXITING, "subnet_routes": LAN, "exit_node_offered": True, "listen_port": 41641, "mtu": 1420}
+ONLY_PEERS: Config = {"addresses": OWN, "routes": PEERS}
+SUBNETS: Config = {"addresses": OWN, "routes": [*PEERS, "10.1.0.0/24"], "local_routes": LAN}
+SERVING: Config = {**ONLY_PEERS, "subnet_routes": LAN, "listen_port": 41641}
+EXITING: Config = {"addresses": OWN, "routes": [*PEERS, *EXIT], "local_routes": LAN}
+EVERYTHING: Config = {
+    **EXITING,
+    "subnet_routes": LAN,
+    "exit_node_offered": True,
+    "listen_port": 41641,
+    "mtu": 1420,
+}
 
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, Config] = {
     "peers": ONLY_PEERS,
     "subnets": SUBNETS,
     "serving": SERVING,

@@ -78,10 +78,11 @@ def problems(*errors: Exception) -> Sequence[str]:
     ("error", "why", "fix"),
     [
         (ProgramMissing("nft"), "the program nft is missing", "install nftables"),
-        (ProgramFailed(["nft"], 1, "no such thing"), "no such thing", "nftables needs CONFIG_NF_TABLES_INET"),
+        (ProgramFailed(["nft"], 1, "no such thing"), "no such thing", "CONFIG_NF_TABLES_INET"),
         (NetlinkError(errno.EPERM), "Operation not permitted", "as root"),
         (NetlinkError(errno.EOPNOTSUPP), "not supported", "policy routing"),
-        (OSError(errno.EROFS, "Read-only file system", "/proc/sys/x"), "(/proc/sys/x)", "--sysctl"),
+        (ProgramFailed(["nft"], 1, "Operation not permitted (you must be root)"), "must be root", "as root"),
+        (OSError(errno.EROFS, "Read-only file system", "/state/x"), "(/state/x)", "state directory"),
         (JournalDamaged(Path("/state/j"), "bad"), "/state/j", "delete the file"),
         (OSError(errno.EIO, "odd"), "odd", "--cleanup"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_the_journal_is_on_disk_before_the_setting_is_written(
         keeper(settings, state_dir).set(SERVING)
     remembered = json.loads((state_dir / "sysctl-mesh0.json").read_text())["entries"]
     assert {"group": "forwarding-4", "key": "net/ipv4/ip_forward", "old": "0", "written": "1"} in remembered
-    del settings.write  # type: ignore[method-assign]
+    del settings.write
     keeper(settings, state_dir).set(RouterConfig())
     assert settings.written == []  # the write never happened, so there is nothing to put back
 
@@ -125,7 +126,7 @@ def test_a_new_interface_gets_router_advertisements_too(settings: FakeSettings, 
     keeper(settings, state_dir).set(SERVING)
     settings.put("net/ipv6/conf/usb0/accept_ra", "1")
     settings.put("net/ipv6/conf/usb0/forwarding", "1")
-    assert keeper(settings, state_dir).set(SERVING) == ["sysctl net.ipv6.conf.usb0.accept_ra=2"]
+    assert keeper(settings, state_dir).set(SERVING).changes == ["sysctl net.ipv6.conf.usb0.accept_ra=2"]
     keeper(settings, state_dir).set(RouterConfig())
     assert settings.read("net/ipv6/conf/usb0/accept_ra") == "1"
 
@@ -152,6 +153,20 @@ def test_a_loose_interface_is_loose_though_the_rest_is_strict(
     assert [line for line in settings.written if "src_valid_mark" in line] == [
         "net/ipv4/conf/eth0/src_valid_mark=1"
     ]
+
+
+def test_a_group_that_cannot_be_written_does_not_stop_the_others(
+    settings: FakeSettings, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(key: str, value: str) -> None:
+        if "ipv4" in key:
+            raise OSError(errno.EROFS, "Read-only file system", key)
+        FakeSettings.write(settings, key, value)
+
+    monkeypatch.setattr(settings, "write", read_only)
+    applied = keeper(settings, state_dir).set(SERVING)
+    assert set(applied.failures) == {"forwarding-4"}
+    assert settings.read("net/ipv6/conf/all/forwarding") == "1"
 
 
 def test_warnings_name_the_family_and_the_command(settings: FakeSettings) -> None:

@@ -22,8 +22,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.meshnode.linux.node_process import PORT, PlainNode, differences, snapshot
-from tests.netlab import Host, Lab, wait_for
+from tests.meshnode.linux.node_process import PORT, Config, PlainNode, differences, snapshot
+from tests.netlab import Host, Lab, Lan, wait_for
 from tests.netlab.homelab import fetch, serve_pages
 
 pytestmark = pytest.mark.system
@@ -37,12 +37,19 @@ ANYWHERE = ["0.0.0.0/0", "::/0"]
 HOME_LAN = ["192.168.1.0/24", "2001:db8:1::/64"]
 OFFICE = ["10.1.0.0/24", "fd00:10::/64"]
 
-ON_LAPTOP = {"addresses": [f"{LAPTOP}/32", f"{LAPTOP6}/128"], "routes": [f"{SERVER}/32", f"{SERVER6}/128"]}
-ON_SERVER = {"addresses": [f"{SERVER}/32", f"{SERVER6}/128"], "routes": [f"{LAPTOP}/32", f"{LAPTOP6}/128"]}
-ON_SERVER["listen_port"] = ON_LAPTOP["listen_port"] = PORT  # type: ignore[assignment]
+ON_LAPTOP: Config = {
+    "addresses": [f"{LAPTOP}/32", f"{LAPTOP6}/128"],
+    "routes": [f"{SERVER}/32", f"{SERVER6}/128"],
+    "listen_port": PORT,
+}
+ON_SERVER: Config = {
+    "addresses": [f"{SERVER}/32", f"{SERVER6}/128"],
+    "routes": [f"{LAPTOP}/32", f"{LAPTOP6}/128"],
+    "listen_port": PORT,
+}
 
 
-def through(peer: dict[str, list[str]], *more: str) -> dict[str, list[str]]:
+def through(peer: Config, *more: str) -> Config:
     """A node's configuration with more routes into the tunnel."""
     return {**peer, "routes": [*peer["routes"], *more]}
 
@@ -87,18 +94,18 @@ class World:
         self.on_server.connect({"203.0.113.20": [f"{LAPTOP}/32", f"{LAPTOP6}/128", *HOME_LAN]})
 
     @staticmethod
-    def _at_home(host: Host, lan: object, number: int) -> Host:
+    def _at_home(host: Host, lan: Lan, number: int) -> Host:
         addresses = f"192.168.1.{number}/24", f"2001:db8:1::{number}/64"
-        lan.attach(host, *addresses, gateways=["192.168.1.1", "2001:db8:1::1"])  # type: ignore[attr-defined]
+        lan.attach(host, *addresses, gateways=["192.168.1.1", "2001:db8:1::1"])
         return host
 
-    def set(self, laptop: dict[str, object], server: dict[str, object]) -> None:
+    def set(self, laptop: Config, server: Config) -> None:
         """Set both nodes, and let the laptop speak first, as it is behind a NAT."""
         self.on_server.must_set(**server)
         self.on_laptop.must_set(**laptop)
         wait_for(lambda: self.laptop.reaches(SERVER), 10, what="the laptop reaches the server")
 
-    def offer_exit(self) -> dict[str, object]:
+    def offer_exit(self) -> Config:
         return {**ON_SERVER, "exit_node_offered": True}
 
     # What a test changes on the hosts themselves, until its end
