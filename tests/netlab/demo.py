@@ -51,7 +51,8 @@ class Report:
         began = time.monotonic()
         with self.console.status(what):
             yield
-        self.console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - began:.1f} s[/dim]")
+        took = time.monotonic() - began
+        self.console.print(f"[green]✓[/green] {what} [dim]({took:.1f} s)[/dim]", soft_wrap=True)
 
     def saw(self, done: str, seen: object, wanted: object) -> None:
         """A row of the table: what was done, what was seen, and whether that is what had to be seen."""
@@ -89,19 +90,16 @@ def join_everybody(mesh: HomeMesh, report: Report) -> None:
 def ping_everybody(mesh: HomeMesh, report: Report) -> None:
     """Every node to every other, over both families."""
     pairs = mesh.pairs()
+    answered = {"IPv4": 0, "IPv6": 0}
     with report.step("pings over IPv4 and IPv6 among all nodes"):
+        addresses = {node.name: (node.ipv4, node.ipv6) for node in mesh.nodes.values()}
         for source, destination in pairs:
-            source.wait_to_reach(destination)
-        by_family = {
-            "IPv4": sum(source.host.reaches(destination.ipv4) for source, destination in pairs),
-            "IPv6": sum(source.host.reaches(destination.ipv6) for source, destination in pairs),
-        }
-    for family, answered in by_family.items():
-        report.saw(
-            f"pings over {family} among all nodes",
-            f"{answered} of {len(pairs)}",
-            f"{len(pairs)} of {len(pairs)}",
-        )
+            for family, address in zip(answered, addresses[destination.name], strict=True):
+                source.host.wait_to_reach(address)
+                answered[family] += 1
+    wanted = f"{len(pairs)} of {len(pairs)}"
+    for family, count in answered.items():
+        report.saw(f"pings over {family} among all nodes", f"{count} of {len(pairs)}", wanted)
 
 
 def open_the_home_lan(mesh: HomeMesh, report: Report) -> None:
@@ -209,6 +207,8 @@ def main() -> int:
         tell(mesh, report)
         if arguments.keep:
             explain_kept(console, mesh, write_entry(mesh))
+    if not arguments.keep:
+        console.print("\nEverything is ended and removed again.")
     return 1 if report.failed else 0
 
 

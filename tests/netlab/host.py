@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.netlab import namespaces
 from tests.netlab.capture import Capture
 from tests.netlab.processes import Process, run
+from tests.netlab.waiting import wait_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -156,6 +157,10 @@ class Host:
             return PingResult.parse(done.stdout)
         except ValueError:
             return PingResult(count, 0)  # it could not even send: no route, no address
+
+    def wait_to_reach(self, address: str, timeout: float = 20.0) -> None:
+        """Until a ping is answered."""
+        wait_for(lambda: self.reaches(address), timeout, what=f"an answer from {address} at {self.name}")
 
     def reaches(self, address: str) -> bool:
         """Whether one ping is answered within a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ prefixes:
   v4: 100.64.0.0/10
   v6: fd7a:115c:a1e0::/48
 dns:
-  magic_dns: true
+  magic_dns: false
   base_domain: mesh.example
   override_local_dns: false
 {more}
@@ -86,6 +87,11 @@ class Coordinator:
         """The JSON that a command prints."""
         return json.loads(self.run(*words, "--output", "json").stdout)
 
+    def api(self, path: str) -> Any:
+        """The JSON of an admin API path such as `/api/v1/node`, asked over the unix socket."""
+        words = ["curl", "--silent", "--fail", "--unix-socket", str(self.directory / "coordinator.sock")]
+        return json.loads(self.host.run(*words, f"http://local{path}").stdout)
+
     def create_key(self, user: str, *flags: str) -> str:
         """A pre-auth key of a user, which is created if it is not there yet."""
         if user not in {known["name"] for known in self.query("users", "list")}:
@@ -128,7 +134,8 @@ class Node:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.running, f"meshnode daemon ended:\n{self.process.output()}"
-        return self.run("status", "--json", check=False).returncode == 0
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def run(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """One command."""
@@ -149,6 +156,11 @@ class Node:
         """What `meshnode status --json` says."""
         return dict(json.loads(self.run("status", "--json").stdout))
 
+    def local_api(self, path: str) -> Any:
+        """The JSON of a path of the daemon's LocalAPI such as `prefs`."""
+        words = ["curl", "--silent", "--fail", "--unix-socket", str(self.socket)]
+        return json.loads(self.host.run(*words, f"http://local-tailscaled.sock/localapi/v0/{path}").stdout)
+
     def peer(self, name: str) -> dict[str, Any] | None:
         """The status of the peer with this name, or None while the node knows no such peer."""
         for peer in (self.status().get("Peer") or {}).values():
@@ -164,18 +176,10 @@ class Node:
     def ipv6(self) -> str:
         return self.run("ip", "-6").stdout.strip()
 
-    def reaches(self, other: Node) -> bool:
-        """Whether one ping over each family is answered."""
-        return self.host.reaches(other.ipv4) and self.host.reaches(other.ipv6)
-
     def wait_to_reach(self, other: Node, timeout: float = 20.0) -> None:
         """Until pings over both families are answered."""
-        addresses = other.ipv4, other.ipv6
-        wait_for(
-            lambda: all(self.host.reaches(address) for address in addresses),
-            timeout,
-            what=f"pings from {self.name} to {other.name}",
-        )
+        for address in other.run("ip").stdout.split():
+            self.host.wait_to_reach(address, timeout)
 
     def kill_daemon(self) -> None:
         """End the daemon without warning, as a crash does."""

@@ -10,6 +10,10 @@ from tests.netlab.processes import CommandFailed
 
 Value = TypeVar("Value")
 
+# Seconds between two looks, doubled from look to look: most things come at once, and looking costs time too.
+FIRST_PAUSE = 0.02
+LAST_PAUSE = 0.3
+
 
 class NotInTime(AssertionError):
     """The condition did not become true in time; the message says which, and what was seen last."""
@@ -20,13 +24,13 @@ def wait_for(
     timeout: float = 10.0,
     *,
     what: str = "the condition",
-    interval: float = 0.05,
 ) -> Value:
     """Call `predicate` until its value is true and return that value.
 
     A command that fails inside the predicate counts as "not yet". Raises NotInTime after `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
+    pause = FIRST_PAUSE
     while True:
         last: object
         try:
@@ -39,4 +43,5 @@ def wait_for(
             last = value
         if time.monotonic() >= deadline:
             raise NotInTime(f"{what}: not within {timeout:g} s; last seen: {last}")
-        time.sleep(interval)
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)

@@ -40,9 +40,13 @@ def footprint(host: Host) -> dict[str, object]:
 
 
 def routes(host: Host, family: str) -> list[dict[str, object]]:
-    """The routes of all tables, without what changes by itself."""
+    """The routes of all tables, without what changes by itself, and what the kernel gives an interface."""
     shown = json.loads(host.run("ip", family, "-j", "route", "show", "table", "all").stdout or "[]")
-    return [{name: value for name, value in route.items() if name not in CHANGING} for route in shown]
+    return [
+        {name: value for name, value in route.items() if name not in CHANGING}
+        for route in shown
+        if not (route.get("dev") == INTERFACE and route["dst"].startswith(("fe80:", "ff00:")))
+    ]
 
 
 def addresses(host: Host) -> str:

@@ -45,9 +45,9 @@ def test_all_nodes_reach_each_other_over_both_families(mesh: HomeMesh) -> None:
 def test_a_subnet_is_reached_only_after_its_route_is_approved(mesh: HomeMesh) -> None:
     laptop = mesh.nodes["laptop"]
     assert not fetches_web_page(laptop.host)
-    (record,) = mesh.coordinator.query("nodes", "list-routes")
-    assert record["availableRoutes"] == [HOME_LAN]
-    assert record["approvedRoutes"] == []
+    offers = {node["givenName"]: node for node in mesh.coordinator.query("nodes", "list-routes")}
+    assert offers["home"]["availableRoutes"] == [HOME_LAN]
+    assert offers["home"]["approvedRoutes"] == []
     mesh.coordinator.approve("home", HOME_LAN)
     wait_for(lambda: fetches_web_page(laptop.host), 15, what="the page behind the subnet router")
     assert mesh.network.web_log.output().split()[-2:] == [HOME_LAN_ADDRESS, "/"]

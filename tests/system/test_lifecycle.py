@@ -76,9 +76,7 @@ def test_an_ephemeral_node_goes_when_it_stays_away(mesh_with: Callable[[str], Sm
     mesh.coordinator.kill()
     mesh.coordinator.start()
     assert names(mesh.coordinator) == {"stays", "passing"}
-    wait_for(
-        lambda: names(mesh.coordinator) == {"stays"}, EPHEMERAL_TIMEOUT + 30, interval=1, what="its removal"
-    )
+    wait_for(lambda: names(mesh.coordinator) == {"stays"}, EPHEMERAL_TIMEOUT + 30, what="its removal")
 
 
 def test_a_deleted_node_is_gone_for_its_peers_and_must_log_in_again(mesh: SmallMesh) -> None:

@@ -51,7 +51,7 @@ COORDINATOR_MISTAKES = [
     (("frobnicate",), "frobnicate"),
     (("users", "create"), "NAME"),
     (("users", "create", "ana"), "ana"),
-    (("users", "create", "x y"), "x y"),
+    (("users", "create", "x y"), "invalid character: ' '"),
     (("users", "destroy", "--name", "nobody", "--force"), "nobody"),
     (("preauthkeys", "create", "--user", "nobody"), "nobody"),
     (("preauthkeys", "create", "--user", "ana", "--expiration", "soon"), "soon"),
@@ -92,33 +92,39 @@ def assert_one_line(done: subprocess.CompletedProcess[str], expected: str) -> No
     assert "Traceback" not in lines[0]
 
 
-@pytest.mark.parametrize(("words", "expected"), NODE_MISTAKES, ids=lambda value: " ".join(value)[:60])
+def line_of(value: object) -> str:
+    """The name of a case: its command line, or what is expected of it."""
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize(("words", "expected"), NODE_MISTAKES, ids=line_of)
 def test_a_mistake_with_meshnode(mesh: SmallMesh, words: tuple[str, ...], expected: str) -> None:
     fresh = mesh.nodes[1]
     line = [word.format(url=mesh.coordinator.url) for word in words]
-    before = unchanging(fresh), mesh.coordinator.query("nodes", "list")[0]["givenName"]
+    before = kept_by_node(fresh), kept_by_coordinator(mesh.coordinator)
     assert_one_line(fresh.run(*line, check=False), expected)
-    assert (unchanging(fresh), mesh.coordinator.query("nodes", "list")[0]["givenName"]) == before
+    assert (kept_by_node(fresh), kept_by_coordinator(mesh.coordinator)) == before
 
 
-def unchanging(node: Node) -> tuple[object, ...]:
-    status = node.status()
-    return status["BackendState"], status["TailscaleIPs"], node.host.run("ip", "route").stdout
+def kept_by_node(node: Node) -> tuple[object, ...]:
+    """What a mistake must not change on a node."""
+    routes = node.host.run("ip", "route", "show", "table", "all").stdout
+    return node.local_api("prefs"), node.status()["BackendState"], routes
 
 
-@pytest.mark.parametrize(("words", "expected"), COORDINATOR_MISTAKES, ids=lambda value: " ".join(value)[:60])
+@pytest.mark.parametrize(("words", "expected"), COORDINATOR_MISTAKES, ids=line_of)
 def test_a_mistake_with_coordinator(mesh: SmallMesh, words: tuple[str, ...], expected: str) -> None:
-    before = everything(mesh.coordinator)
+    before = kept_by_coordinator(mesh.coordinator)
     assert_one_line(mesh.coordinator.run(*words, check=False), expected)
-    assert everything(mesh.coordinator) == before
+    assert kept_by_coordinator(mesh.coordinator) == before
 
 
-def everything(coordinator: Coordinator) -> object:
-    users, keys = coordinator.query("users", "list"), coordinator.query("preauthkeys", "list")
-    nodes = coordinator.query("nodes", "list")
-    for node in nodes:
-        node.pop("lastSeen")
-    return users, keys, nodes
+def kept_by_coordinator(coordinator: Coordinator) -> tuple[object, ...]:
+    """What a mistake must not change on the coordinator."""
+    nodes = coordinator.api("/api/v1/node")
+    for node in nodes["nodes"]:
+        del node["lastSeen"]
+    return coordinator.api("/api/v1/user"), coordinator.api("/api/v1/preauthkey"), nodes
 
 
 def test_commands_without_a_daemon(mesh: SmallMesh) -> None:
