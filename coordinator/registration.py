@@ -205,7 +205,6 @@ def _followed_id(followup: str) -> str:
 def _to_keep(join: JoinRequest) -> JoinRequest:
     """`join` as it may wait in memory for anybody who asks: the little that approval looks at.
 
-
     The node reports the rest once it is in.
     """
     asked = join.hostinfo
