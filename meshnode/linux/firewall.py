@@ -9,6 +9,9 @@ from meshnode.linux.marks import Ownership
 from meshnode.linux.ruleset import Tables, transaction
 from meshnode.linux.runner import ProgramFailed, Run, run
 
+# What nft says where the kernel has no nftables, and so no table of ours.
+NOT_IN_KERNEL = "not supported"
+
 Listing = dict[str, Any]
 """By family: our table as the kernel shows it."""
 
@@ -38,9 +41,15 @@ class Firewall:
         return True
 
     async def _list(self) -> Listing:
+        try:
+            tables = await self._nft("list", "tables")
+        except ProgramFailed as failure:
+            if NOT_IN_KERNEL in failure.said:
+                return {}
+            raise
         families = [
             item["table"]["family"]
-            for item in await self._nft("list", "tables")
+            for item in tables
             if item.get("table", {}).get("name") == self._own.nft_table
         ]
         shown = {}

@@ -20,7 +20,7 @@ from meshnode.linux.netlink import FoundRoutes, FoundRule, Link, Netlink, SlotTa
 from meshnode.linux.plan import Ipv6, Plan, describe_route, describe_rule, make_plan
 from meshnode.linux.router_config import FAMILIES, IPInterface, RouterConfig
 from meshnode.linux.ruleset import tables
-from meshnode.linux.runner import ProgramMissing, Run, run
+from meshnode.linux.runner import ProgramFailed, ProgramMissing, Run, run
 from meshnode.linux.sysctl import Settings, SysctlKeeper
 from meshnode.linux.sysctl_plan import FORWARDING_4, FORWARDING_6, REVERSE_PATH, strict_interfaces
 
@@ -120,8 +120,9 @@ class LinuxRouter:
                 strict = bool(strict_interfaces(self._settings, self._own.interface))
                 if await self._firewall.set(tables(config, self._own, strict=strict)):
                     work.changes.append(f"nft tables {self._own.nft_table}")
-            except ProgramMissing as error:
-                if needed:
+            except (ProgramMissing, ProgramFailed) as error:
+                may_be_left = config.is_empty and isinstance(error, ProgramFailed)
+                if needed or may_be_left:
                     raise
                 if not config.is_empty:
                     notes.append(
