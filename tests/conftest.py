@@ -8,8 +8,19 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.netlab.lab import open_labs
+
+# Examples are judged by what they do, never by how long a shared machine took over them. CI draws the same
+# examples every time; a person's runs look for new ones.
+settings.register_profile(
+    "house",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("house")
 
 # The programs that tests with a marker call, and the Debian package of each.
 PROGRAMS = {
