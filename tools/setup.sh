@@ -15,6 +15,17 @@ programs=(
 
 python=${PYTHON:-python3}
 
+# Runs a command without its output, which is shown only if the command fails.
+quietly() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "failed: $* (its whole output is in $log)"
+    fi
+    rm -f "$log"
+}
+
 missing_packages() {
     local entry
     for entry in "${programs[@]}"; do
@@ -25,19 +36,15 @@ missing_packages() {
 }
 
 install_packages() {
-    local packages log
+    local packages
     read -ra packages <<<"$(missing_packages)"
     [ "${#packages[@]}" -gt 0 ] || return 0
     [ "$(id -u)" = 0 ] || die "not root: first run as root: apt-get install ${packages[*]}"
     command -v apt-get >/dev/null || die "no apt-get here: install what provides: ${packages[*]}"
     say "installing Debian packages: ${packages[*]}"
-    log=$(mktemp)
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get update -q && apt-get install -q -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
-        tail -n 20 "$log" >&2
-        die "apt-get failed; its whole output is in $log"
-    fi
-    rm -f "$log"
+    quietly apt-get update -q
+    quietly apt-get install -q -y --no-install-recommends "${packages[@]}"
 }
 
 check_python() {
@@ -49,13 +56,13 @@ make_environment() {
     if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
         say "creating .venv with $("$python" --version)"
         rm -rf .venv
-        "$python" -m venv .venv
+        quietly "$python" -m venv .venv
     fi
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+    local pip=(.venv/bin/python -m pip --disable-pip-version-check)
     say "installing the locked Python packages"
-    "${pip[@]}" install -r requirements.lock
+    quietly "${pip[@]}" install -r requirements.lock
     say "installing meshnode and coordinator into .venv"
-    "${pip[@]}" install --no-deps --no-build-isolation --editable .
+    quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
 }
 
 install_packages

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -49,8 +50,12 @@ class Report:
     def step(self, what: str) -> Iterator[None]:
         """One line of progress, with the seconds it took."""
         began = time.monotonic()
-        with self.console.status(what):
-            yield
+        try:
+            with self.console.status(what):
+                yield
+        except BaseException:
+            self.console.print(f"[red]✗[/red] {what}", soft_wrap=True)
+            raise
         took = time.monotonic() - began
         self.console.print(f"[green]✓[/green] {what} [dim]({took:.1f} s)[/dim]", soft_wrap=True)
 
@@ -200,15 +205,30 @@ def main() -> int:
     if os.geteuid() != 0:
         console.print("make demo needs root: it makes network namespaces. Run: sudo make demo", style="red")
         return 1
-    report = Report(console)
-    with Lab(LAB_NAME, keep=arguments.keep) as lab:
+    try:
+        return perform(Report(console), keep=arguments.keep)
+    except AssertionError as failure:  # what the lab raises when something does not come true
+        console.print(
+            "\n".join([str(failure), *getattr(failure, "__notes__", ())]), style="red", markup=False
+        )
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; everything is ended and removed again")
+        return 128 + signal.SIGINT
+
+
+def perform(report: Report, *, keep: bool) -> int:
+    """The whole demo in a lab of its own; the exit status."""
+    with Lab(LAB_NAME, keep=keep) as lab:
         with report.step("a small internet of network namespaces"):
             mesh = HomeMesh(lab)
         tell(mesh, report)
-        if arguments.keep:
-            explain_kept(console, mesh, write_entry(mesh))
-    if not arguments.keep:
-        console.print("\nEverything is ended and removed again.")
+        if keep:
+            explain_kept(report.console, mesh, write_entry(mesh))
+    if not keep:
+        left = Lab.leftovers(lab.id)
+        report.failed |= bool(left)
+        report.console.print(f"\nLeft behind: {', '.join(left) or 'nothing'}")
     return 1 if report.failed else 0
 
 

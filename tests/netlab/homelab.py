@@ -140,9 +140,10 @@ class HomeMesh:
         self.coordinator.run("users", "create", "ana")
 
     def join(self, name: str) -> Node:
-        """Bring a node up with a key of its own."""
+        """Bring a node up with a key of its own, by the one command that its user says: `up`."""
         node = self.nodes[name]
-        node.join(self.coordinator, self.coordinator.create_key("ana"), *self.FLAGS[name])
+        key = self.coordinator.create_key("ana")
+        node.up(self.coordinator, "--authkey", key, *self.FLAGS[name], *node.where)
         return node
 
     def pairs(self) -> list[tuple[Node, Node]]:

@@ -131,6 +131,17 @@ class Lab:
             namespaces.delete(name)
         shutil.rmtree(directory_of(lab_id), ignore_errors=True)
 
+    @staticmethod
+    def leftovers(lab_id: str) -> list[str]:
+        """What of a lab is still on this machine, in words; empty once it is destroyed."""
+        names = [name for name in namespaces.existing() if name.startswith(f"{lab_id}-")]
+        files = [directory_of(lab_id), *namespaces.ETC_NETNS.glob(f"{lab_id}-*")]
+        return [
+            *(f"namespace {name}" for name in names),
+            *(f"process {pid}" for pid in namespaces.processes(names)),
+            *(f"file {path}" for path in files if path.exists()),
+        ]
+
     def _turn_sigterm_into_exit(self) -> None:
         if _in_main_thread():
             self._old_handler = signal.signal(signal.SIGTERM, _exit_on_signal)

@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.netlab import CommandFailed, Lab, NotInTime, namespaces, wait_for
+from tests.netlab import CommandFailed, Lab, NotInTime, wait_for
 from tests.netlab.host import PROJECT
-from tests.netlab.lab import directory_of
 
 pytestmark = pytest.mark.system
 
@@ -68,14 +66,6 @@ def test_a_direct_link_and_the_output_of_programs() -> None:
             wait_for(lambda: False, 0.1, what="never")
 
 
-def leftovers(lab_id: str) -> list[str]:
-    """What of a lab is still on this machine."""
-    names = [name for name in namespaces.existing() if name.startswith(lab_id)]
-    running = namespaces.processes(names)
-    places = [directory_of(lab_id), *Path("/etc/netns").glob(f"{lab_id}-*")]
-    return [*names, *map(str, running), *(str(place) for place in places if place.exists())]
-
-
 def test_an_error_inside_cleans_up_processes_namespaces_and_files() -> None:
     started = []
 
@@ -86,7 +76,7 @@ def test_an_error_inside_cleans_up_processes_namespaces_and_files() -> None:
 
     with pytest.raises(RuntimeError) as raised:
         fail_inside()
-    assert leftovers(str(raised.value)) == []
+    assert Lab.leftovers(str(raised.value)) == []
     assert not started[0].running
 
 
@@ -106,7 +96,7 @@ def start_sleeper() -> tuple[subprocess.Popen[str], str]:
     assert owner.stdout is not None
     lab_id = owner.stdout.readline().strip()
     owner.stdout.close()
-    assert leftovers(lab_id)
+    assert Lab.leftovers(lab_id)
     return owner, lab_id
 
 
@@ -115,13 +105,13 @@ def test_a_signal_to_the_owner_cleans_up(number: signal.Signals) -> None:
     owner, lab_id = start_sleeper()
     os.kill(owner.pid, number)
     owner.wait(20)
-    assert leftovers(lab_id) == []
+    assert Lab.leftovers(lab_id) == []
 
 
 def test_what_a_killed_owner_left_is_swept_by_the_next_lab() -> None:
     owner, lab_id = start_sleeper()
     owner.kill()
     owner.wait()
-    assert leftovers(lab_id)
+    assert Lab.leftovers(lab_id)
     with Lab("test"):
-        assert leftovers(lab_id) == []
+        assert Lab.leftovers(lab_id) == []

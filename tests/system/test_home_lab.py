@@ -88,8 +88,8 @@ def test_traffic_leaves_by_the_exit_node_while_it_is_set(mesh: HomeMesh) -> None
 def test_everything_between_two_nodes_decodes_as_wireguard(mesh: HomeMesh) -> None:
     server, home = mesh.nodes["server"], mesh.nodes["home"]
     with server.host.capture("eth0", "udp and host 203.0.113.20") as capture:
-        server.stop_daemon()  # so that the recording has a handshake
-        server.start_daemon()
+        server.run("down")  # so that the recording has a handshake
+        server.run("up")
         server.wait_to_reach(home)
         iperf3.transfer(server.host, home.host, home.ipv4, "--time", "1")
     datagrams = capture.udp_datagrams()
