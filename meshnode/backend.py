@@ -31,7 +31,7 @@ from meshnode.netmap.session import NetworkMap
 from meshnode.netmap_cache import NetmapCache
 from meshnode.notifications import Bus
 from meshnode.prefs import InvalidPrefs, Prefs, apply_masked, normalise
-from meshnode.state import Profile, State, StateDir
+from meshnode.state import State, StateDir
 from meshnode.status import Document, StatusFacts, status_document
 from meshnode.tunnel import Tunnel
 from meshproto.capver import CURRENT_CAPABILITY_VERSION
@@ -267,7 +267,7 @@ class Backend:
                     f"logged out here, but the coordinator could not be told, so the key stays valid: {error}"
                 )
         prefs = msgspec.structs.replace(self.prefs, want_running=False, logged_out=True)
-        self._save(replace(self._state, node_key=None, old_node_key=None, profile=Profile(), prefs=prefs))
+        self._save(replace(self._state, node_key=None, old_node_key=None, prefs=prefs))
         await self._cache.forget()
         self._network_map = None
         await self._reconcile()
@@ -303,12 +303,11 @@ class Backend:
     def on_logged_in(self, result: LoggedIn) -> None:
         """See SessionHost."""
         old = self._state.node_key if result.node_key != self._state.node_key else self._state.old_node_key
-        profile = Profile(result.user.id, result.login.login_name, result.login.display_name)
-        self._save(replace(self._state, node_key=result.node_key, old_node_key=old, profile=profile))
+        self._save(replace(self._state, node_key=result.node_key, old_node_key=old))
         self._is_logging_in = False
         self._login_url = self._login_error = ""
         self._before_login = None
-        log.info("logged in as %s", profile.login_name or profile.display_name or profile.user_id)
+        log.info("logged in as %s", result.login.login_name or result.user.display_name)
         self.bus.publish(LoginFinished={})
         self._wake.set()
 

@@ -36,7 +36,10 @@ class CannotGoOn(Exception):
 
 
 def run_daemon(config: DaemonConfig) -> None:
-    """Run until SIGTERM, SIGINT or a request to shut down. Raises CannotGoOn before anything is changed."""
+    """Run until SIGTERM, SIGINT, SIGHUP or a request to shut down.
+
+    Raises CannotGoOn, at the start before anything is changed.
+    """
     _set_up_logging(config.verbose)
     _check_privileges()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -109,7 +112,7 @@ class _Ending:
         self._event = asyncio.Event()
         self._crash: BaseException | None = None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.set)
 
     def set(self) -> None:

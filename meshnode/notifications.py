@@ -22,7 +22,6 @@ class Want(enum.IntFlag):
 
     INITIAL_STATE = 2
     INITIAL_PREFS = 4
-    INITIAL_NETMAP = 8
     INITIAL_HEALTH = 0x80
 
 

@@ -29,15 +29,6 @@ class StateError(Exception):
     """The state cannot be used; the text names the file and the way out."""
 
 
-class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who we are logged in as, in the coordinator's words."""
-
-    user_id: int = 0
-    login_name: str = ""
-    display_name: str = ""
-
-
-NO_PROFILE = Profile()
 DEFAULT_PREFS = Prefs()
 
 
@@ -52,7 +43,6 @@ class State:
     """
     old_node_key: NodePrivate | None = None
     """The one before it, sent along at the next registration."""
-    profile: Profile = NO_PROFILE
     prefs: Prefs = DEFAULT_PREFS
 
 
@@ -63,7 +53,6 @@ class _StateFile(msgspec.Struct, frozen=True, kw_only=True):
     machine_key: str
     node_key: str | None = None
     old_node_key: str | None = None
-    profile: Profile = Profile()
     prefs: Prefs = Prefs()
 
 
@@ -115,7 +104,6 @@ class StateDir:
             machine_key=state.machine_key.to_text(),
             node_key=state.node_key.to_text() if state.node_key else None,
             old_node_key=state.old_node_key.to_text() if state.old_node_key else None,
-            profile=state.profile,
             prefs=state.prefs,
         )
         self._write(STATE_FILE, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -173,7 +161,6 @@ def _parse_state(path: Path, data: bytes) -> State:
             machine_key=MachinePrivate.parse(file.machine_key),
             node_key=NodePrivate.parse(file.node_key) if file.node_key else None,
             old_node_key=NodePrivate.parse(file.old_node_key) if file.old_node_key else None,
-            profile=file.profile,
             prefs=file.prefs,
         )
     except (msgspec.MsgspecError, MalformedKey) as error:

@@ -21,6 +21,13 @@ DIAL_TIMEOUT_S = 10.0
 """For resolving, connecting and TLS together (control protocol §2.2)."""
 NEXT_ADDRESS_AFTER_S = 0.25
 
+KEEP_ALIVE = (
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+)
+"""Notices in a minute that the other end has vanished, also while a person takes their time to approve us."""
+
 MarkSocket = Callable[[socket.socket], None]
 """Called with each new socket before it connects."""
 
@@ -83,6 +90,9 @@ async def _connect(address: Address, mark: MarkSocket) -> socket.socket:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
+        for option, value in KEEP_ALIVE:
+            connecting.setsockopt(socket.IPPROTO_TCP, option, value)
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         mark(connecting)
         await asyncio.get_running_loop().sock_connect(connecting, where)
     except BaseException:

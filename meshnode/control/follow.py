@@ -1,4 +1,7 @@
-"""Following the map: one long poll after another, and a lite update whenever something here changed."""
+"""Following the map: one long poll after another, and a lite update whenever something here changed.
+
+A poll is read-only to many coordinators, so each one is followed by an update that says everything once.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,6 @@ class MapFollower:
     async def run(self) -> NodeUnknown:
         """Follow the map until the coordinator says that it does not know us; returns what it said."""
         updates = asyncio.create_task(self._send_updates(), name="control updates")
-        self._changed.set()  # say everything once at the start, as the poll itself may be taken as read-only
         try:
             return await self._poll_on_and_on()
         finally:
@@ -103,6 +105,8 @@ class MapFollower:
                 except IncompleteMap as error:
                     raise ConnectionLost(str(error)) from error
                 if after is not None and after is not before:
+                    if before is None:
+                        self._changed.set()  # what we said last may not have reached this coordinator
                     backoff.reset()
                     self._observer.on_contact(None)
                     self._observer.on_map(after)

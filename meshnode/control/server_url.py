@@ -22,7 +22,7 @@ class ServerURL:
 
     scheme: str
     host: str
-    """Without brackets for IPv6."""
+    """An ASCII name or an address, without brackets for IPv6."""
     port: int
 
     @classmethod
@@ -46,7 +46,11 @@ class ServerURL:
             raise InvalidServerURL(f"{example}: only scheme, host and port belong in it")
         if port == 0:
             raise InvalidServerURL(f"{example}: port 0 cannot be dialled")
-        return cls(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme])
+        try:
+            host = parts.hostname.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise InvalidServerURL(f"{example}: {parts.hostname} is not a host name") from error
+        return cls(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme])
 
     @property
     def is_tls(self) -> bool:

@@ -41,6 +41,7 @@ SERVER = ServerURL("https", "vpn.example.org", 443)
         ("http://10.0.0.1:8080", "http://10.0.0.1:8080", "10.0.0.1:8080", 8080, False),
         ("http://[2001:db8::1]:80", "http://[2001:db8::1]", "[2001:db8::1]", 80, False),
         ("HTTP://Host", "http://host", "host", 80, False),
+        ("https://münchen.example", "https://xn--mnchen-3ya.example", "xn--mnchen-3ya.example", 443, True),
     ],
 )
 def test_a_server_url(text: str, canonical: str, authority: str, port: int, is_tls: bool) -> None:
@@ -64,6 +65,8 @@ def test_a_server_url(text: str, canonical: str, authority: str, port: int, is_t
         "https://vpn.example.org:70000",
         "https://vpn example.org",
         "https://[2001:db8::1",
+        "https://a..b",
+        "https://" + 64 * "a",
     ],
 )
 def test_no_server_url(text: str) -> None:

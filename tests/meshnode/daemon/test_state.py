@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from meshnode.prefs import Prefs
-from meshnode.state import STATE_FILE, Profile, State, StateDir, StateError
+from meshnode.state import STATE_FILE, State, StateDir, StateError
 from meshproto.keys import MachinePrivate, NodePrivate
 
 FULL = State(
     machine_key=MachinePrivate.generate(os.urandom),
     node_key=NodePrivate.generate(os.urandom),
     old_node_key=NodePrivate.generate(os.urandom),
-    profile=Profile(7, "ana@example.org", "Ana"),
     prefs=Prefs(control_url="https://vpn.example.org", advertise_routes=("10.0.0.0/8",), want_running=True),
 )
 
