@@ -33,7 +33,7 @@ from meshproto.keys import NodePrivate, NodePublic
 
 __all__ = ["Engine"]
 
-READ_BUDGET: Final = 16
+READ_BUDGET: Final = 8
 """Reads of one turn, so that neither direction starves the other or the rest of the program."""
 
 log = logging.getLogger(__name__)
