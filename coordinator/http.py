@@ -12,7 +12,7 @@ from base64 import b64decode
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from coordinator import __version__, pages
+from coordinator import __version__, pages, websocket
 from coordinator.noise_server import NoiseServer
 from coordinator.pending import is_registration_id
 from coordinator.state import State
@@ -48,6 +48,7 @@ def create_app(state: State, noise_server: NoiseServer, private_key: MachinePriv
     app.on_response_prepare.append(_add_security_headers)
     app.router.add_get("/key", listener.key)
     app.router.add_post("/ts2021", listener.upgrade)
+    app.router.add_get("/ts2021", listener.websocket)
     app.router.add_get("/health", listener.health)
     app.router.add_get("/version", listener.version)
     app.router.add_get("/robots.txt", listener.robots)
@@ -102,6 +103,19 @@ class _Listener:
         finally:
             connection.abort()
 
+    async def websocket(self, request: web.Request) -> web.StreamResponse:
+        """The same for browsers, which can only open WebSockets: the handshake is in the query."""
+        if UPGRADE not in request.headers.get("Sec-WebSocket-Protocol", "").replace(",", " ").split():
+            raise web.HTTPBadRequest(text=f"WebSocket subprotocol {UPGRADE} expected\n")
+        initiation = _decoded(request.query.get(HANDSHAKE_HEADER, ""))
+        if self._noise_server.is_full:
+            raise web.HTTPServiceUnavailable(text="too many connections\n")
+        try:
+            accepted = self._responder.consume_initiation(initiation)
+        except NoiseError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from error
+        return await websocket.serve(request, UPGRADE, accepted, self._noise_server)
+
     async def health(self, _request: web.Request) -> web.Response:
         """Whether the coordinator and its database work."""
         try:
@@ -150,9 +164,12 @@ def _initiation(request: web.Request) -> bytes:
         raise web.HTTPInternalServerError(text="no Upgrade header; a proxy in between must pass it\n")
     if offered.lower() != UPGRADE:
         raise web.HTTPBadRequest(text=f"unknown Upgrade; expected {UPGRADE}\n")
-    encoded = request.headers.get(HANDSHAKE_HEADER, "")
+    return _decoded(request.headers.get(HANDSHAKE_HEADER, ""))
+
+
+def _decoded(encoded: str) -> bytes:
     if not encoded:
-        raise web.HTTPBadRequest(text=f"no {HANDSHAKE_HEADER} header\n")
+        raise web.HTTPBadRequest(text=f"no {HANDSHAKE_HEADER}\n")
     try:
         return b64decode(encoded, validate=True)
     except binascii.Error:
