@@ -26,6 +26,7 @@ from meshnode.control.server_url import InvalidServerURL, ServerURL
 from meshnode.control.session import ControlSession
 from meshnode.health import health_lines
 from meshnode.hostinfo import describe_host, own_hostname
+from meshnode.login_trial import LoginTrial
 from meshnode.netmap.derive import Configuration, derive, find_exit_node, is_expired
 from meshnode.netmap.session import NetworkMap
 from meshnode.netmap_cache import NetmapCache
@@ -79,12 +80,7 @@ class Backend:
         self._cache = NetmapCache(store)
         self._network_map: NetworkMap | None = None
 
-        self._is_logging_in = False
-        self._login_url = ""
-        self._login_error = ""
-        self._before_login: Prefs | None = None
-        """What the preferences were before a login that has not succeeded yet."""
-
+        self._trial = LoginTrial()
         self._configuration = Configuration()
         self._configured_key: NodePrivate | None = None
         self._problems: tuple[str, ...] = ()
@@ -102,9 +98,13 @@ class Backend:
         """Begin where the last run stopped: from the cached map at once, and with the coordinator soon."""
         self._worker = asyncio.create_task(self._reconcile_on_and_on(), name="reconcile")
         self._worker.add_done_callback(self._report_crash)
-        if self.prefs.want_running and self._state.node_key is not None:
-            self._network_map = self._cache.load(self._state.node_key.public)
-            await self._session.resume(self._server(), resume(self._state.node_key, self._state.old_node_key))
+        key = self._state.node_key
+        if self.prefs.want_running and key is not None:
+            # A login elsewhere that was still on trial ended with the last run.
+            self._set_prefs(msgspec.structs.replace(self.prefs, control_url=self._state.login_server))
+            self._network_map = self._cache.load(key.public)
+            server = ServerURL.parse(self._state.login_server)
+            await self._session.resume(server, resume(key, self._state.old_node_key))
         await self._reconcile()
 
     async def close(self) -> None:
@@ -132,8 +132,8 @@ class Backend:
             Situation(
                 wants_running=self.prefs.want_running,
                 has_node_key=self._state.node_key is not None,
-                is_logging_in=self._is_logging_in,
-                awaits_person=bool(self._login_url),
+                is_logging_in=self._trial.is_under_way,
+                awaits_person=bool(self._trial.url),
                 has_map=network_map is not None,
                 is_expired=self._is_key_expired(),
                 is_authorized=network_map is not None and network_map.self_node.machine_authorized,
@@ -154,7 +154,7 @@ class Backend:
                 prefs=self.prefs,
                 hostname=self.prefs.hostname or own_hostname(),
                 network_map=network_map,
-                auth_url=self._login_url,
+                auth_url=self._trial.url,
                 is_polling=self._contact.is_polling,
                 endpoints=tuple(self._tunnel.endpoints()),
                 exit_node=self._exit_node(),
@@ -170,7 +170,7 @@ class Backend:
         wants = self.prefs.want_running
         return health_lines(
             network_map=self._network_map if wants else None,
-            login_error=self._login_error,
+            login_error=self._trial.error,
             contact_failure=self._contact.failure if wants else "",
             silent_for_s=self._contact.silent_for_s,
             problems=self._problems,
@@ -181,10 +181,10 @@ class Backend:
     def login_progress(self) -> dict[str, Any]:
         """What a watcher that comes late must know of the login that is going on, as notification fields."""
         fields: dict[str, Any] = {"State": int(self.state)}
-        if self._login_url:
-            fields["BrowseToURL"] = self._login_url
-        if self._login_error:
-            fields["ErrMessage"] = self._login_error
+        if self._trial.url:
+            fields["BrowseToURL"] = self._trial.url
+        if self._trial.error:
+            fields["ErrMessage"] = self._trial.error
         return fields
 
     # What can be commanded.
@@ -201,6 +201,7 @@ class Backend:
         if after.want_running and not before.want_running:
             await self.start(after)
             return self.prefs
+        self._trial.amend(masked)
         self._set_prefs(after)
         if before.want_running and not after.want_running:
             await self._stop()
@@ -232,10 +233,8 @@ class Backend:
         if not prefs.control_url:
             raise Refused("which coordinator? name it with --login-server=https://…")
         server = ServerURL.parse(prefs.control_url)
-        node_key = self._state.node_key if prefs.control_url == self.prefs.control_url else None
-        if self._before_login is None:
-            self._before_login = self.prefs
-        self._login_url = self._login_error = ""
+        node_key = self._state.node_key if prefs.control_url == self._state.login_server else None
+        self._trial.begin(self.prefs)
         self._set_prefs(prefs)
         if node_key is None or force_login or self._is_key_expired():
             attempt = fresh(node_key, auth_key, self._entropy)
@@ -244,10 +243,10 @@ class Backend:
         if node_key is not None and self._map_of(node_key) is None:
             self._network_map = self._cache.load(node_key.public)
         if attempt.is_fresh or auth_key or self._map_of(node_key) is None:
-            self._is_logging_in = True
+            self._trial.go_on()
             await self._session.try_login(server, attempt)
         else:
-            self._before_login = None
+            self._trial.succeed()
             await self._session.resume(server, attempt)
         await self._reconcile()
 
@@ -261,13 +260,14 @@ class Backend:
         await self._stop()
         if node_key is not None:
             try:
-                await self._session.logout(self._server(), node_key, self._state.old_node_key)
+                server = ServerURL.parse(self._state.login_server)
+                await self._session.logout(server, node_key, self._state.old_node_key)
             except ControlError as error:
                 warning = (
                     f"logged out here, but the coordinator could not be told, so the key stays valid: {error}"
                 )
         prefs = msgspec.structs.replace(self.prefs, want_running=False, logged_out=True)
-        self._save(replace(self._state, node_key=None, old_node_key=None, prefs=prefs))
+        self._save(replace(self._state, node_key=None, old_node_key=None, login_server="", prefs=prefs))
         await self._cache.forget()
         self._network_map = None
         await self._reconcile()
@@ -294,19 +294,22 @@ class Backend:
 
     def on_login_url(self, url: str) -> None:
         """See SessionHost."""
-        self._is_logging_in = False
-        self._login_url = url
+        self._trial.needs_person(url)
         log.info("login needs a person: %s", url)
         self.bus.publish(BrowseToURL=url)
         self._wake.set()
 
     def on_logged_in(self, result: LoggedIn) -> None:
         """See SessionHost."""
-        old = self._state.node_key if result.node_key != self._state.node_key else self._state.old_node_key
-        self._save(replace(self._state, node_key=result.node_key, old_node_key=old))
-        self._is_logging_in = False
-        self._login_url = self._login_error = ""
-        self._before_login = None
+        self._save(
+            replace(
+                self._state,
+                node_key=result.node_key,
+                old_node_key=result.old_node_key,
+                login_server=self.prefs.control_url,
+            )
+        )
+        self._trial.succeed()
         log.info("logged in as %s", result.login.login_name or result.user.display_name)
         self.bus.publish(LoginFinished={})
         self._wake.set()
@@ -314,14 +317,11 @@ class Backend:
     def on_login_failed(self, error: ControlError) -> None:
         """See SessionHost."""
         log.warning("login failed: %s", error)
-        self._is_logging_in = False
-        self._login_url = ""
-        self._login_error = str(error)
-        before, self._before_login = self._before_login, None
+        before = self._trial.fail(str(error))
         if before is not None:
             self._set_prefs(before)
             self._session.report_change()
-        self.bus.publish(ErrMessage=self._login_error)
+        self.bus.publish(ErrMessage=self._trial.error)
         self._wake.set()
 
     def on_map(self, network_map: NetworkMap) -> None:
@@ -411,12 +411,7 @@ class Backend:
         """End the control session and every login that is on its way."""
         await self._session.stop()
         self._contact.ended()
-        self._is_logging_in = False
-        self._login_url = self._login_error = ""
-        self._before_login = None
-
-    def _server(self) -> ServerURL:
-        return ServerURL.parse(self.prefs.control_url)
+        self._trial.succeed()
 
     def _map_of(self, key: NodePrivate | None) -> NetworkMap | None:
         """The map, if it was made for this key."""

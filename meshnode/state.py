@@ -43,6 +43,8 @@ class State:
     """
     old_node_key: NodePrivate | None = None
     """The one before it, sent along at the next registration."""
+    login_server: str = ""
+    """The coordinator that accepted `node_key`, which `prefs` may be about to leave."""
     prefs: Prefs = DEFAULT_PREFS
 
 
@@ -53,6 +55,7 @@ class _StateFile(msgspec.Struct, frozen=True, kw_only=True):
     machine_key: str
     node_key: str | None = None
     old_node_key: str | None = None
+    login_server: str = ""
     prefs: Prefs = Prefs()
 
 
@@ -104,6 +107,7 @@ class StateDir:
             machine_key=state.machine_key.to_text(),
             node_key=state.node_key.to_text() if state.node_key else None,
             old_node_key=state.old_node_key.to_text() if state.old_node_key else None,
+            login_server=state.login_server,
             prefs=state.prefs,
         )
         self._write(STATE_FILE, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -161,6 +165,7 @@ def _parse_state(path: Path, data: bytes) -> State:
             machine_key=MachinePrivate.parse(file.machine_key),
             node_key=NodePrivate.parse(file.node_key) if file.node_key else None,
             old_node_key=NodePrivate.parse(file.old_node_key) if file.old_node_key else None,
+            login_server=file.login_server,
             prefs=file.prefs,
         )
     except (msgspec.MsgspecError, MalformedKey) as error:

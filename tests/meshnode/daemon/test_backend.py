@@ -107,6 +107,34 @@ async def test_a_failed_login_elsewhere_leaves_the_login_in_force(
     assert node.tunnel.applied.router.addresses
 
 
+async def test_a_login_elsewhere_that_a_restart_interrupts_leaves_the_login_in_force(
+    coordinator: Coordinator, start_node: NodeMaker, tmp_path: Path
+) -> None:
+    node = await start_node("one")
+    await join(node, coordinator, "one")
+    async with coordinator_in(tmp_path / "elsewhere") as elsewhere:
+        await node.backend.start(prefs_for(elsewhere, "one"))
+        await wait_until(lambda: node.backend.status()["AuthURL"])
+        await node.backend.edit_prefs(mask(route_all=True))
+        await node.end()
+        again = await start_node("one")
+        await again.reaches("Running")
+        await wait_until(lambda: again.backend.status()["Self"]["Online"])
+        assert again.backend.prefs.control_url == url_of(coordinator)
+        assert again.backend.prefs.route_all
+
+
+async def test_settings_made_during_a_login_outlive_its_failure(
+    tmp_path: Path, coordinator: Coordinator, start_node: NodeMaker
+) -> None:
+    node = await start_node("one")
+    await join(node, coordinator, "one")
+    await node.backend.start(Prefs(control_url="http://127.0.0.1:1"), "key")
+    await node.backend.edit_prefs(mask(hostname="renamed"))
+    await node.reaches("Running")
+    assert node.backend.prefs == prefs_for(coordinator, "renamed", want_running=True)
+
+
 async def test_down_and_up(coordinator: Coordinator, start_node: NodeMaker) -> None:
     node = await start_node("one")
     await join(node, coordinator, "one")

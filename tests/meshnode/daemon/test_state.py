@@ -17,6 +17,7 @@ FULL = State(
     machine_key=MachinePrivate.generate(os.urandom),
     node_key=NodePrivate.generate(os.urandom),
     old_node_key=NodePrivate.generate(os.urandom),
+    login_server="https://vpn.example.org",
     prefs=Prefs(control_url="https://vpn.example.org", advertise_routes=("10.0.0.0/8",), want_running=True),
 )
 
