@@ -182,3 +182,4 @@ def _json(body: bytes, status: int = 200, content_type: str = "application/json"
 
 async def _add_security_headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_SECURITY_HEADERS)
+    response.headers.popall("Server", None)  # it would name every library with its version

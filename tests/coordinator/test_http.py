@@ -103,6 +103,7 @@ async def test_the_registration_page_shows_the_command(server: Server) -> None:
     assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
+    assert "Server" not in headers
 
 
 @pytest.mark.parametrize("bad", ["x", "<script>", f"{REGISTRATION}0"])
@@ -183,6 +184,20 @@ async def test_malformed_and_outdated_requests_get_400(server: Server) -> None:
         reply = await connection.request("POST", path, b'{"Version":90}')
         assert reply.status == 400
         assert reply.body.startswith(b"unsupported client version")
+
+
+async def test_a_failure_inside_is_a_500_and_nothing_more(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(server.state, "register", broken)
+    machine = server.machine("laptop")
+    connection = await server.connect(machine)
+    reply = await connection.request("POST", "/machine/register", machine.register_request())
+    assert (reply.status, reply.body) == (500, b"")
+    assert (await connection.request("GET", "/machine/whoami")).status == 501
 
 
 async def test_ipv6_is_served_too(server: Server) -> None:

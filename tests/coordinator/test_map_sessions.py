@@ -207,6 +207,22 @@ async def test_a_one_shot_request_gets_the_whole_map(server: Server) -> None:
     assert [peer.name for peer in response.peers] == ["laptop.mesh.test."]
 
 
+async def test_a_large_map_is_compressed_aside(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll_module, "LARGE_MAP", 1)
+    await server.join("laptop")
+    _, _, poll = await server.join("server")
+    assert poll.map.names() == {"laptop"}
+
+
+async def test_a_renamed_user_reaches_the_maps(server: Server) -> None:
+    _, _, poll = await server.join("laptop", user="ana")
+    _, _, other = await server.join("server", user="ben")
+    ana = server.state.snapshot.user_ids_by_name["ana"]
+    await server.state.rename_user(ana, "anna")
+    for one in (poll, other):
+        await one.until(lambda map: map.owners[ana] == "anna")
+
+
 async def test_keep_alives(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll_module, "KEEPALIVE_S", 0.2)
     monkeypatch.setattr(poll_module, "KEEPALIVE_JITTER_S", 0.0)

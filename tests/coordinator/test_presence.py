@@ -52,6 +52,18 @@ def test_arming_again_moves_the_deadline() -> None:
     assert core.take_due(170.0) == [(1, Due.REMOVE_EPHEMERAL)]
 
 
+def test_what_could_not_be_done_is_due_again() -> None:
+    core = presence()
+    core.session_opened(1)
+    core.session_closed(1, 0.0)
+    assert core.take_due(10.0) == [(1, Due.GO_OFFLINE)]
+    core.postpone(1, Due.GO_OFFLINE, 10.0)
+    assert core.take_due(20.0) == [(1, Due.GO_OFFLINE)]
+    core.session_opened(1)
+    core.postpone(1, Due.GO_OFFLINE, 20.0)
+    assert core.next_timeout() is None
+
+
 def test_sessions_of_a_forgotten_node_may_still_close() -> None:
     core = presence()
     core.session_opened(1)
