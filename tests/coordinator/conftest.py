@@ -17,7 +17,7 @@ from coordinator.model import NodeRecord
 from coordinator.state import State, Timings
 from tests.coordinator.machine import Connection, Machine, Poll
 
-TIMINGS = Timings(offline_grace_s=0.3, ephemeral_timeout_s=0.5, expiry_check_s=0.1, pending_lifetime_s=60)
+TIMINGS = Timings(offline_grace_s=1.0, ephemeral_timeout_s=1.5, expiry_check_s=0.1, pending_lifetime_s=60)
 
 
 class Server:
