@@ -12,6 +12,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from meshnode.dataplane import segments_per_unit
 from meshnode.engine import Engine, Tun, UdpSockets
 from meshnode.linux.tun_device import limit_segments, open_tun
@@ -99,4 +101,6 @@ async def main(config: Path, socket: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    # The loop that the daemon runs on.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
