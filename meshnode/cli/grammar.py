@@ -184,7 +184,7 @@ def explain(error: click.UsageError) -> str:
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A question to append to the complaint, or nothing."""
     close = difflib.get_close_matches(wrong, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _long_name(parameter: click.Parameter) -> str:
