@@ -191,8 +191,10 @@ def test_a_cable_that_is_pulled(lab: Lab) -> None:
     left.link_up()
     left.set_addresses("eth0", [f"{OUTER[0][0]}/24"])
     wait_for(lambda: left.reaches(INNER[1][0]), 15, what="the tunnel with the cable back")
-    assert right.ping(INNER[0][0]).lost == 0
-    assert tunnel.end()[0]["drops"].get("send_failed", 0) >= 1
+    back = right.ping(INNER[0][0])
+    said = tunnel.end()
+    assert back.lost == 0, said
+    assert said[0]["drops"].get("send_failed", 0) >= 1
 
 
 def test_a_path_of_smaller_mtu(lab: Lab) -> None:
