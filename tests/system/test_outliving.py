@@ -88,10 +88,18 @@ def all_online(coordinator: Coordinator) -> bool:
     return all(node["online"] for node in coordinator.query("nodes", "list"))
 
 
+def wait_until_cached(node: Node, peer: Node) -> None:
+    """Until the map on the node's disk, which is written a moment after it comes, says where the peer is."""
+    endpoint = str(peer.status()["Self"]["Addrs"][0])
+    cache = node.state_directory / "netmap.json"
+    wait_for(lambda: cache.exists() and endpoint in cache.read_text(), 10, what=f"{peer.name} in {cache}")
+
+
 def test_a_node_started_without_its_coordinator_reaches_its_peers(mesh: SmallMesh) -> None:
     first, second = mesh.join("first"), mesh.join("second")
     addresses = first.ipv4, first.ipv6
     first.wait_to_reach(second)
+    wait_until_cached(first, second)
     mesh.coordinator.kill()
     for end in (first.stop_daemon, first.kill_daemon):
         end()
@@ -106,6 +114,8 @@ def test_a_node_started_without_its_coordinator_reaches_its_peers(mesh: SmallMes
 def test_both_nodes_started_without_their_coordinator_reach_each_other(mesh: SmallMesh) -> None:
     first, second = mesh.join("first"), mesh.join("second")
     first.wait_to_reach(second)
+    wait_until_cached(first, second)
+    wait_until_cached(second, first)
     mesh.coordinator.stop()
     for node in (first, second):
         node.kill_daemon()
