@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-CHECKED := meshproto meshnode coordinator tests bench setup.py
+CHECKED := meshproto stun derp meshnode coordinator tests bench setup.py
 # Tests that a contributor wants now: make test TESTS=tests/meshproto
 TESTS ?=
 export PYTHON

@@ -39,6 +39,8 @@ PROGRAMS = {
         "tcpdump": "tcpdump",
         "wg": "wireguard-tools",
         "wireguard-go": "wireguard-go",
+        "stun": "stun-client",
+        "turnutils_stunclient": "coturn",
     },
 }
 

@@ -1,0 +1,41 @@
+"""The samples of RFC 5769 §2.1 to §2.3. Each carries a FINGERPRINT, so a wrong digit here would show."""
+
+from __future__ import annotations
+
+from stun.messages import TransportAddress
+
+TRANSACTION_ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
+
+REQUEST = bytes.fromhex(
+    "000100582112a442b7e7a701bc34d686fa87dfae"
+    "802200105354554e207465737420636c69656e74"  # SOFTWARE "STUN test client"
+    "002400046e0001ff"  # PRIORITY
+    "80290008932ff9b151263b36"  # ICE-CONTROLLED
+    "000600096576746a3a68367659202020"  # USERNAME "evtj:h6vY", padded with spaces
+    "000800149aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a2"  # MESSAGE-INTEGRITY
+    "80280004e57a3bcf"  # FINGERPRINT
+)
+
+IPV4_RESPONSE = bytes.fromhex(
+    "0101003c2112a442b7e7a701bc34d686fa87dfae"
+    "8022000b7465737420766563746f7220"  # SOFTWARE "test vector"
+    "002000080001a147e112a643"  # XOR-MAPPED-ADDRESS
+    "000800142b91f599fd9e90c38c7489f92af9ba53f06be7d7"  # MESSAGE-INTEGRITY
+    "80280004c07d4c96"  # FINGERPRINT
+)
+IPV4_ADDRESS = TransportAddress("192.0.2.1", 32853)
+
+IPV6_RESPONSE = bytes.fromhex(
+    "010100482112a442b7e7a701bc34d686fa87dfae"
+    "8022000b7465737420766563746f7220"
+    "002000140002a1470113a9faa5d3f179bc25f4b5bed2b9d9"
+    "00080014a382954e4be67bf11784c97c8292c275bfe3ed41"
+    "80280004c8fb0b4c"
+)
+IPV6_ADDRESS = TransportAddress("2001:db8:1234:5678:11:2233:4455:6677", 32853)
+
+TAILSCALE_REQUEST = bytes.fromhex(
+    "000100142112a442000102030405060708090a0b"
+    "802200087461696c6e6f6465"  # SOFTWARE "tailnode"
+    "80280004"  # FINGERPRINT, whose value the test computes from RFC 8489's definition
+)
