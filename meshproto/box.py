@@ -1,50 +1,46 @@
-"""The NaCl box of disco and DERP: X25519, HSalsa20, XSalsa20-Poly1305 (reference §"Keys used below", §10).
+"""NaCl's crypto_box between two keys, as DERP's login and disco write it: nonce 24 ‖ tag 16 ‖ ciphertext.
 
-A sealed message is `nonce 24 ‖ tag 16 ‖ ciphertext`. The key of a pair of nodes is computed once and kept:
-it costs about as much as opening a hundred short messages.
+X25519, HSalsa20, XSalsa20-Poly1305. Either side's private key with the other's public key gives the same
+shared key, which is worth keeping: making it costs as much as sealing hundreds of messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from meshproto.keys import PrivateKey, PublicKey
+from meshproto.primitives import (
+    BOX_NONCE_SIZE,
+    TAG_SIZE,
+    DecryptionFailed,
+    box_open,
+    box_seal,
+    box_shared_key,
+)
 
-import nacl.bindings
-import nacl.exceptions
-
-from meshproto.primitives import DecryptionFailed, WeakPublicKey
-
-__all__ = ["KEY_SIZE", "NONCE_SIZE", "OVERHEAD", "box_open", "box_seal", "shared_key"]
-
-KEY_SIZE: Final = 32
-NONCE_SIZE: Final = 24
-TAG_SIZE: Final = 16
-OVERHEAD: Final = NONCE_SIZE + TAG_SIZE
-"""Bytes that sealing adds."""
+NONCE_SIZE = BOX_NONCE_SIZE
+OVERHEAD = NONCE_SIZE + TAG_SIZE
+"""Bytes by which a sealed message is longer."""
 
 
-def shared_key(private: bytes, public: bytes) -> bytes:
-    """What both ends of a pair compute from their private and the other's public key, 32 bytes.
+class Box:
+    """The shared key of two parties. Neither direction nor order is protected, only the content."""
 
-    Raises WeakPublicKey when the public key has low order: everybody could compute the result.
-    """
-    try:
-        return nacl.bindings.crypto_box_beforenm(public, private)
-    except (nacl.exceptions.CryptoError, RuntimeError) as error:
-        raise WeakPublicKey("low-order public key") from error
+    __slots__ = ("_shared_key",)
 
+    def __init__(self, private: PrivateKey, public: PublicKey) -> None:
+        """Raises WeakPublicKey when `public` is no key that anyone can have made in earnest."""
+        self._shared_key = box_shared_key(private.raw, public.raw)
 
-def box_seal(shared: bytes, plaintext: bytes, entropy: Callable[[int], bytes]) -> bytes:
-    """`nonce ‖ tag ‖ ciphertext` under a fresh random nonce."""
-    nonce = entropy(NONCE_SIZE)
-    return nonce + nacl.bindings.crypto_box_afternm(plaintext, nonce, shared)
+    def seal(self, plaintext: bytes, nonce: bytes) -> bytes:
+        """`nonce` must be random: NONCE_SIZE bytes of entropy, never used before with this pair of keys."""
+        if len(nonce) != NONCE_SIZE:
+            raise ValueError(f"a nonce has {NONCE_SIZE} bytes, got {len(nonce)}")
+        return nonce + box_seal(self._shared_key, nonce, plaintext)
 
+    def open(self, sealed: bytes) -> bytes:
+        """What the other side sealed. Raises DecryptionFailed and nothing else."""
+        if len(sealed) < OVERHEAD:
+            raise DecryptionFailed("box is too short")
+        return box_open(self._shared_key, sealed[:NONCE_SIZE], sealed[NONCE_SIZE:])
 
-def box_open(shared: bytes, sealed: bytes) -> bytes:
-    """The inverse of `box_seal`. Raises DecryptionFailed on anything that is not authentic."""
-    if len(sealed) < OVERHEAD:
-        raise DecryptionFailed("shorter than a box")
-    try:
-        return nacl.bindings.crypto_box_open_afternm(sealed[NONCE_SIZE:], sealed[:NONCE_SIZE], shared)
-    except nacl.exceptions.CryptoError as error:
-        raise DecryptionFailed("box tag") from error
+    def __repr__(self) -> str:
+        return "<Box redacted>"

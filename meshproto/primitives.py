@@ -1,7 +1,7 @@
 """Thin names over the cryptographic libraries: the one module that knows where a primitive comes from.
 
 X25519, ChaCha20-Poly1305, XChaCha20-Poly1305, BLAKE2s (plain, keyed, as HMAC) and the Noise HKDF
-(wireguard-dataplane reference §1.1).
+(wireguard-dataplane reference §1.1); NaCl's box for DERP and disco (nat-traversal reference §1.4, §2.1).
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ __all__ = [
     "blake2s",
     "blake2s_hmac",
     "blake2s_mac",
+    "box_open",
+    "box_seal",
+    "box_shared_key",
     "clamp",
     "hkdf",
     "x25519",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 TAG_SIZE = 16
+BOX_NONCE_SIZE = 24
 HASH_SIZE = 32
 
 
@@ -99,3 +103,24 @@ def xaead_open(key: bytes, nonce: bytes, sealed: bytes, associated_data: bytes) 
         return nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, associated_data, nonce, key)
     except Exception as error:
         raise DecryptionFailed("cookie tag") from error
+
+
+def box_shared_key(private: bytes, public: bytes) -> bytes:
+    """crypto_box_beforenm: HSalsa20 of DH(private, public), 32 bytes. Raises WeakPublicKey."""
+    try:
+        return nacl.bindings.crypto_box_beforenm(public, private)
+    except Exception as error:
+        raise WeakPublicKey("low-order public key") from error
+
+
+def box_seal(shared_key: bytes, nonce: bytes, plaintext: bytes) -> bytes:
+    """crypto_box_afternm: the tag, then the ciphertext (XSalsa20-Poly1305)."""
+    return nacl.bindings.crypto_box_afternm(plaintext, nonce, shared_key)
+
+
+def box_open(shared_key: bytes, nonce: bytes, sealed: bytes) -> bytes:
+    """The inverse of `box_seal`. Raises DecryptionFailed."""
+    try:
+        return nacl.bindings.crypto_box_open_afternm(sealed, nonce, shared_key)
+    except Exception as error:
+        raise DecryptionFailed("box tag") from error
