@@ -9,6 +9,8 @@ BIN := .venv/bin
 CHECKED := meshproto stun derp meshnode coordinator tests bench setup.py
 # Tests that a contributor wants now: make test TESTS=tests/meshproto
 TESTS ?=
+# Half of the tests mostly wait for something, so there is a process per core; a file's tests stay in one process.
+WORKERS ?= $(shell nproc)
 export PYTHON
 
 help:
@@ -40,7 +42,7 @@ lint: setup
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/pytest $(TESTS)
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 bench: setup
 	@$(BIN)/python -m bench $(if $(JSON),--json)
