@@ -54,6 +54,8 @@ LAYERS: dict[str, Layer] = {
     "meshnode.wireguard": Layer.PURE,
     "meshnode.dataplane": Layer.PURE,
     "meshnode.netmap": Layer.PURE,
+    "meshnode.disco": Layer.PURE,
+    "meshnode.netcheck": Layer.PURE,
     "meshnode.paths": Layer.PURE,
     "meshnode.prefs": Layer.PURE,
     "meshnode.backend_state": Layer.PURE,

@@ -1,0 +1,1 @@
+"""Path discovery between nodes, sans-IO: disco's messages, candidates, and the choice of a path."""
