@@ -203,6 +203,14 @@ class Poll:
         self.map.apply(message)
         return message
 
+    async def rest(self) -> list[MapResponse]:
+        """Every message until the end of the stream."""
+        messages = []
+        async with asyncio.timeout(10):
+            while (message := await self.next()) is not None:
+                messages.append(message)
+        return messages
+
     async def until(self, condition: Any) -> NetMap:
         """Read on until `condition(map)` holds."""
         async with asyncio.timeout(10):
