@@ -24,7 +24,11 @@ def make_state_directory(path: Path) -> None:
 
 def load_or_create_private_key(path: Path) -> MachinePrivate:
     """The server's Noise key, made and stored (mode 0600) the first time. Raises StartupError."""
-    if path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise StartupError(f"noise.private_key_path {path}: {_reason(error)}") from error
+    if is_there:
         return read_private_key(path)
     key = MachinePrivate.generate(os.urandom)
     temporary = path.with_name(f".{path.name}.new")

@@ -152,6 +152,20 @@ async def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert text == f"state_dir {tmp_path / 'state'}: {problem}"
 
 
+async def test_no_permission_in_an_existing_state_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    config = config_in(tmp_path)
+    config.state_dir.mkdir()
+    monkeypatch.setattr(Path, "exists", refuse)
+    text = await refusal(config)
+    problem = "Permission denied; run as root, or set it to a place that you own"
+    assert text == f"noise.private_key_path {config.private_key_file}: {problem}"
+
+
 def start(directory: Path) -> tuple[subprocess.Popen[str], list[str]]:
     """`serve` as a program, once it runs, with the lines that it printed."""
     file = directory / "config.yaml"
