@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -94,13 +95,18 @@ def is_usable(address: AddrPort) -> bool:
     return not unusable and address.port > 0 and str(host) != "255.255.255.255"
 
 
+def _is_public_ipv4(address: AddrPort) -> bool:
+    return ":" not in address.host and address_points(address.host) == 0
+
+
 class Candidates:
     """All candidates of one peer. Bounded per origin; `is_usable` is checked here."""
 
-    __slots__ = ("_all", "_timings")
+    __slots__ = ("_all", "_said", "_timings")
 
     def __init__(self, timings: Timings) -> None:
         self._all: dict[Path, Candidate] = {}
+        self._said: dict[Origin, list[AddrPort]] = {Origin.NETMAP: [], Origin.CALL_ME_MAYBE: []}
         self._timings = timings
 
     def get(self, path: Path) -> Candidate | None:
@@ -112,12 +118,6 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self._all)
-
-    def addresses(self, origin: Origin) -> list[AddrPort]:
-        """Those with one of these origins, without those that need more than an address."""
-        return [
-            one.path for one in self._all.values() if one.origin & origin and isinstance(one.path, AddrPort)
-        ]
 
     def set_netmap(self, endpoints: Sequence[AddrPort], in_use: Path | None) -> bool:
         """What the coordinator says. Returns whether something is new."""
@@ -173,9 +173,14 @@ class Candidates:
             candidate.forget_measurements()
 
     def public_ipv4(self) -> list[AddrPort]:
-        """Where the peer's NAT is, as it says itself, or else the coordinator. No private ones."""
-        said = self.addresses(Origin.CALL_ME_MAYBE) or self.addresses(Origin.NETMAP)
-        return [one for one in said if one.address.version == 4 and address_points(one.host) == 0]
+        """Where the peer's NAT is, as it says itself, or else the coordinator.
+
+        The public addresses that it names next to each other: what STUN servers saw just now comes in a row,
+        and what they saw some time ago comes later.
+        """
+        said = self._said[Origin.CALL_ME_MAYBE] or self._said[Origin.NETMAP]
+        from_first = itertools.dropwhile(lambda one: not _is_public_ipv4(one), said)
+        return list(itertools.takewhile(_is_public_ipv4, from_first))
 
     def release(self, path: Path) -> None:
         """`path` is no longer in use: it goes, unless somebody stands for it."""
@@ -190,6 +195,7 @@ class Candidates:
         for candidate in self:
             if candidate.origin & origin and candidate.path not in wanted:
                 self._discard(candidate, origin, in_use)
+        self._said[origin] = wanted
         before = len(self._all)
         for endpoint in wanted:
             self.add(endpoint, origin)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from meshnode.disco.box import is_envelope
 from meshnode.disco.context import Settings
 from meshnode.disco.destinations import AuxPath, DerpDestination, Destination, Path, RelayPath, Via
+from meshnode.disco.endpoints import EndpointBook
 from meshnode.disco.events import (
     EndpointsWanted,
     Event,
@@ -29,6 +30,7 @@ from meshnode.disco.events import (
     SprayEnded,
 )
 from meshnode.disco.manager import Manager
+from meshnode.netcheck.report import Family, Report
 from meshnode.wireguard import Kind as Datagrams
 from meshproto.addresses import AddrPort
 from meshproto.keys import DiscoPrivate, NodePrivate, NodePublic
@@ -224,7 +226,8 @@ class SimNode:
         self._sockets: dict[int, int] = {}
         self._next_port = 50_000
         self._timer: float | None = None
-        self._observed: list[AddrPort] = []
+        self._report = Report()
+        self._book = EndpointBook()
         self._answered: set[AddrPort] = set()
         self._measuring = False
         world.nodes.append(self)
@@ -252,6 +255,7 @@ class SimNode:
         self.kind = kind
         self._boxes[4] = boxes(kind, number, self.world.rng)
         self.addresses = [f"203.0.113.{10 + number}" if kind is Kind.OPEN else f"192.168.{number}.2"]
+        self._book.forget()
         self.manager.network_changed(self.world.now)
         self.measure()
         self.turn()
@@ -263,7 +267,7 @@ class SimNode:
         if self._measuring:
             return
         self._measuring = True
-        self._observed = []
+        self._report = Report()
         self._answered.clear()
         self._ask_stun(list(STUN_SERVERS + STUN_SERVERS_IPV6), tries=3)
 
@@ -288,17 +292,19 @@ class SimNode:
         self.world.call_at(self.world.now + RESTUN_INTERVAL, self.measure_regularly)
 
     def stun_answered(self, server: AddrPort, observed: AddrPort) -> None:
+        family = Family.IPV6 if ":" in observed.host else Family.IPV4
         self._answered.add(server)
-        self._observed.append(observed)
+        self._report.stun_answered(len(self._answered), family, observed, 2 * DIRECT_DELAY)
 
     def _measured(self) -> None:
         self._measuring = False
-        own = [AddrPort(address, PORT) for address in self.addresses]
-        ipv4 = {one for one in self._observed if ":" not in one.host}
-        varies = len(ipv4) > 1 if ipv4 else None
-        now = self.world.now
-        self.manager.set_own_endpoints([*self._observed, *own], now, mapping_varies=varies)
-        self.manager.set_reachability(has_derp=True, has_udp=bool(self._observed))
+        now, report = self.world.now, self._report
+        local = [AddrPort(address, PORT) for address in self.addresses]
+        found = self._book.gather(report, port_mapped=None, local=local, is_port_fixed=False, now=now)
+        self.manager.set_own_endpoints(
+            [one.address for one in found], now, mapping_varies=report.mapping_varies_by_dest_ip
+        )
+        self.manager.set_reachability(has_derp=True, has_udp=report.udp)
         self.turn()
 
     # --- what the engine does ---

@@ -209,6 +209,9 @@ def test_where_the_peers_nat_is(candidates: Candidates) -> None:
     assert candidates.public_ipv4() == [ONE]
     candidates.set_call_me_maybe([TWO, LAN], None)
     assert candidates.public_ipv4() == [TWO]
+    later = AddrPort("203.0.113.2", 9)
+    candidates.set_call_me_maybe([LAN, TWO, later, IPV6, ONE], None)
+    assert candidates.public_ipv4() == [TWO, later], "in the order in which they were named"
 
 
 def test_sockets_that_are_closed_take_their_candidates_along(candidates: Candidates) -> None:
