@@ -15,7 +15,7 @@ from derp.counters import Counters
 from derp.login import Entropy
 from derp.outbox import QUEUE_PACKETS
 from derp.registry import Registry
-from derp.session import Connection, Session
+from derp.session import Arrival, Session
 from meshproto.keys import NodePrivate, NodePublic
 
 KEEP_ALIVE_S = 60.0
@@ -67,12 +67,12 @@ class ServerCore:
     def public_key(self) -> NodePublic:
         return self.private_key.public
 
-    def connect(self, connection: Connection, now: float) -> Session:
+    def connect(self, arrival: Arrival, now: float) -> Session:
         """A session for a connection whose request has been answered. ServerKey is ready to be sent."""
         self.counters.accepts += 1
-        keep_alive_s = KEEP_ALIVE_BEHIND_PROXY_S if connection.behind_proxy else KEEP_ALIVE_S
+        keep_alive_s = KEEP_ALIVE_BEHIND_PROXY_S if arrival.behind_proxy else KEEP_ALIVE_S
         jitter = int.from_bytes(self.entropy(2), "big") / 0x10000
-        session = Session(self, connection, keep_alive_s + KEEP_ALIVE_JITTER_S * jitter, now)
+        session = Session(self, arrival, keep_alive_s + KEEP_ALIVE_JITTER_S * jitter, now)
         self.sessions.add(session)
         return session
 

@@ -59,8 +59,8 @@ class SessionClosed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
-    """What the shell knows of a connection before the client says anything."""
+class Arrival:
+    """How a client came, which the shell knows before the client says anything."""
 
     host: str
     port: int
@@ -90,9 +90,9 @@ class Session:
     """See the module. After SessionClosed, and when the connection is lost, the shell calls `close`."""
 
     __slots__ = (
+        "_arrival",
         "_bucket",
         "_connected_at",
-        "_connection",
         "_core",
         "_held",
         "_is_ready",
@@ -105,14 +105,14 @@ class Session:
         "state",
     )
 
-    def __init__(self, core: ServerCore, connection: Connection, keep_alive_s: float, now: float) -> None:
+    def __init__(self, core: ServerCore, arrival: Arrival, keep_alive_s: float, now: float) -> None:
         self.state = State.LOGIN
         self.admission: Admission | None = None
         """Set while the shell must find out, not reading meanwhile, and then call `admit` or close."""
         self.read_again_at: float | None = None
         """Set while the shell must not read: the client has used up what it may send."""
         self._core = core
-        self._connection = connection
+        self._arrival = arrival
         self._connected_at = now
         self._reader = FrameReader(_LIMITS)
         self._outbox = Outbox(core.counters.drop, core.limits.queue_packets)
@@ -129,7 +129,7 @@ class Session:
     @property
     def name(self) -> str:
         """The client's key in short, or its address before it has logged in; for logs."""
-        return NodePublic(self._member.key).short() if self._member else self._connection.host
+        return NodePublic(self._member.key).short() if self._member else self._arrival.host
 
     @property
     def member(self) -> Member | None:
@@ -259,15 +259,15 @@ class Session:
         self._member = Member(
             key.raw,
             info,
-            (self._connection.host, self._connection.port),
+            (self._arrival.host, self._arrival.port),
             self._outbox,
             self._wake,
             is_mesh_peer=is_mesh_peer,
-            is_ideal=self._connection.is_ideal,
+            is_ideal=self._arrival.is_ideal,
         )
         if self._core.verifies_clients and not is_mesh_peer:
             self.state = State.ADMISSION
-            self.admission = Admission(key, self._connection.host)
+            self.admission = Admission(key, self._arrival.host)
         else:
             self._activate(now)
 

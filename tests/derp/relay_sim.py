@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from derp.client_core import ClientCore, Connected, Event, PacketReceived
 from derp.login import ClientInfo
 from derp.server_core import Limits, ServerCore
-from derp.session import Connection, Session, SessionClosed
+from derp.session import Arrival, Session, SessionClosed
 from meshproto.keys import NodePrivate, NodePublic
 from tests.derp.keys import MESH_KEY, RELAY, zeros
 
@@ -62,10 +62,10 @@ class RelaySim:
         info: ClientInfo | None = None,
         *,
         fast: bool = False,
-        connection: Connection | None = None,
+        arrival: Arrival | None = None,
     ) -> Client:
         """A client that has logged in, as far as the relay lets it."""
-        session = self.core.connect(connection or Connection("192.0.2.1", 4000), self.now)
+        session = self.core.connect(arrival or Arrival("192.0.2.1", 4000), self.now)
         server = self.core.public_key if fast else None
         client = Client(
             ClientCore(key, self.now, entropy=zeros, server=server, info=info),

@@ -20,7 +20,7 @@ from derp.frames import FrameType, PeerGoneReason, PeerPresent, PresenceFlag
 from derp.login import ClientInfo, ServerInfo, seal_client_info
 from derp.registry import DUPLICATE_KEY
 from derp.server_core import KEEP_ALIVE_BEHIND_PROXY_S, KEEP_ALIVE_S, Limits
-from derp.session import Admission, Connection, SessionClosed, State
+from derp.session import Admission, Arrival, SessionClosed, State
 from meshproto.keys import NodePrivate
 from tests.derp.keys import ALICE, BOB, CAROL, RELAY, zeros
 from tests.derp.relay_sim import DISCO, RelaySim
@@ -40,7 +40,7 @@ class TestLogin:
 
     def test_first_bytes_are_the_server_key(self) -> None:
         sim = RelaySim()
-        session = sim.core.connect(Connection("192.0.2.1", 1), 0.0)
+        session = sim.core.connect(Arrival("192.0.2.1", 1), 0.0)
         assert sim.core.take_ready() == [session]
         assert session.take_output(0.0) == frames.server_key(RELAY.public)
 
@@ -48,7 +48,7 @@ class TestLogin:
         """NotePreferred and packets need not wait for ServerInfo."""
         sim = RelaySim()
         bob = sim.log_in(BOB)
-        alice = sim.core.connect(Connection("192.0.2.2", 2), sim.now)
+        alice = sim.core.connect(Arrival("192.0.2.2", 2), sim.now)
         login = seal_client_info(ClientInfo(), ALICE, RELAY.public, zeros)
         alice.receive_data(
             frames.encode(FrameType.CLIENT_INFO, login)
@@ -72,13 +72,13 @@ class TestLogin:
         ],
     )
     def test_anything_but_a_login_is_refused(self, stream: bytes) -> None:
-        session = RelaySim().core.connect(Connection("192.0.2.1", 1), 0.0)
+        session = RelaySim().core.connect(Arrival("192.0.2.1", 1), 0.0)
         with pytest.raises(SessionClosed):
             session.receive_data(stream, 0.0)
 
     def test_login_has_a_deadline(self) -> None:
         core = RelaySim().core
-        session = core.connect(Connection("192.0.2.1", 1), 100.0)
+        session = core.connect(Arrival("192.0.2.1", 1), 100.0)
         assert session.next_timeout() == 110.0
         session.handle_timeout(109.9, 0)
         with pytest.raises(SessionClosed, match="no login"):
@@ -97,7 +97,7 @@ class TestLogin:
 class TestAdmission:
     def test_client_waits_until_it_is_admitted(self) -> None:
         sim = RelaySim(verifies_clients=True)
-        client = sim.connect(ALICE, connection=Connection("192.0.2.7", 7))
+        client = sim.connect(ALICE, arrival=Arrival("192.0.2.7", 7))
         assert client.session.admission == Admission(ALICE.public, "192.0.2.7")
         assert client.take_events() == []
         assert sim.core.registry.local_keys == 0
@@ -347,7 +347,7 @@ class TestTime:
     )
     def test_keep_alive_when_there_is_nothing_else(self, behind_proxy: bool, period: float) -> None:
         sim = RelaySim()
-        client = sim.connect(ALICE, connection=Connection("192.0.2.1", 1, behind_proxy=behind_proxy))
+        client = sim.connect(ALICE, arrival=Arrival("192.0.2.1", 1, behind_proxy=behind_proxy))
         sent = sim.core.counters.bytes_sent
         sim.advance(period - 1)
         assert sim.core.counters.bytes_sent == sent
@@ -392,7 +392,7 @@ class TestTime:
     def test_restart_is_announced(self) -> None:
         sim = RelaySim()
         alice = sim.log_in(ALICE)
-        sim.core.connect(Connection("192.0.2.1", 1), sim.now).take_output(sim.now)
+        sim.core.connect(Arrival("192.0.2.1", 1), sim.now).take_output(sim.now)
         sim.core.take_ready()
         sim.core.announce_restart(0.5, 60)
         assert sim.core.take_ready() == [alice.session]
@@ -413,7 +413,7 @@ class Link:
 class TestMesh:
     def test_watcher_hears_of_everyone(self) -> None:
         sim = RelaySim()
-        sim.connect(ALICE, connection=Connection("2001:db8::1", 5, is_ideal=False)).take_events()
+        sim.connect(ALICE, arrival=Arrival("2001:db8::1", 5, is_ideal=False)).take_events()
         relay = sim.mesh_peer(OTHER_RELAY)
         relay.core.watch_connections()
         sim.settle()

@@ -1,0 +1,239 @@
+"""A client that stays connected to one region: dials its relays, and again whenever the connection is lost.
+
+Packets may be sent at any time. While there is no connection the newest few wait for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from derp.client_connection import ClientConnection
+from derp.client_core import QUEUE_PACKETS, ClientCore, Connected, Event, PongReceived, Restarting
+from derp.dial import DialOptions, dial
+from derp.errors import CannotConnect
+from derp.frames import PING_SIZE
+from derp.login import ClientInfo
+from derp.relay_node import RelayNode
+from meshproto.keys import NodePrivate, NodePublic
+
+CONNECT_TIMEOUT_S = 10.0
+"""For resolving names, TCP and TLS together; the answer to the login has its own time after that."""
+NODE_TIMEOUT_S = 1.5
+"""For one relay of a region to answer, when there are others to try."""
+BACKOFF_STEP_S = 0.1
+MAX_BACKOFF_S = 5.0
+SETTLED_S = 10.0
+"""A connection that lasted so long was a good one: the next attempt follows soon."""
+PING_TIMEOUT_S = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """There is no connection, `reason` says why; another attempt follows."""
+
+    reason: str
+
+
+ClientEvent = Event | Disconnected
+OnEvent = Callable[[ClientEvent], None]
+
+
+class RelayClient:
+    """See the module. `run` does the work; everything else may be called at any time."""
+
+    def __init__(
+        self,
+        private_key: NodePrivate,
+        nodes: Sequence[RelayNode],
+        on_event: OnEvent,
+        *,
+        options: DialOptions | None = None,
+        info: ClientInfo | None = None,
+        watches: bool = False,
+    ) -> None:
+        """`nodes` are the relays of the region, in the order of preference.
+
+        `on_event` is called for each event, in the event loop. `watches`: subscribe to who is connected, as
+        relays of one region do.
+        """
+        if not nodes:
+            raise ValueError("a region needs a relay")
+        self._private_key = private_key
+        self._nodes = tuple(nodes)
+        self._on_event = on_event
+        self._options = options or DialOptions()
+        self._info = info
+        self._watches = watches
+        self._is_home: bool | None = None
+        self._connection: ClientConnection | None = None
+        self._core: ClientCore | None = None
+        self._waiting: deque[tuple[NodePublic, bytes]] = deque(maxlen=QUEUE_PACKETS)
+        self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._connected_at: float | None = None
+        self._restart: Restarting | None = None
+        self._failures = 0
+        self._try_now = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a relay has accepted our login."""
+        return self._core is not None and self._core.is_connected
+
+    async def run(self) -> None:
+        """Connect, and reconnect, until cancelled."""
+        try:
+            while True:
+                reason = await self._connect_and_stay()
+                logger.debug("relay connection: %s", reason)
+                self._on_event(Disconnected(reason))
+                await self._wait()
+        finally:
+            self.reconnect("closed by us")
+
+    def send_packet(self, destination: NodePublic, packet: bytes) -> None:
+        """Relay a packet. When it cannot be sent as fast as it comes, the oldest ones are dropped."""
+        if self._core is None or self._connection is None:
+            self._waiting.append((destination, packet))
+        else:
+            self._core.send_packet(destination, packet, self._connection.loop.time())
+            self._connection.flush()
+
+    def forward_packet(self, source: bytes, destination: bytes, packet: bytes) -> None:
+        """As one relay of a region to another; dropped when there is no connection."""
+        if self._core is not None and self._connection is not None:
+            self._core.forward_packet(source, destination, packet, self._connection.loop.time())
+            self._connection.flush()
+
+    def close_peer(self, key: NodePublic) -> None:
+        """As one relay of a region to another."""
+        if self._core is not None and self._connection is not None:
+            self._core.close_peer(key)
+            self._connection.flush()
+
+    def note_preferred(self, is_home: bool) -> None:
+        """Say, on this connection and those that follow, whether we can be found here."""
+        self._is_home = is_home
+        if self._core is not None and self._connection is not None:
+            self._core.note_preferred(is_home)
+            self._connection.flush()
+
+    async def ping(self, timeout_s: float = PING_TIMEOUT_S) -> float:
+        """The round trip to the relay, in seconds. Raises CannotConnect when there is no answer."""
+        if self._connection is None or self._core is None or not self._core.is_connected:
+            raise CannotConnect("not connected to a relay")
+        data = os.urandom(PING_SIZE)
+        answered: asyncio.Future[float] = self._connection.loop.create_future()
+        self._pings[data] = answered
+        self._core.ping(data)
+        self._connection.flush()
+        sent_at = perf_counter()  # the event loop's clock may stand still for a millisecond
+        try:
+            return await asyncio.wait_for(answered, timeout_s) - sent_at
+        except TimeoutError as error:
+            raise CannotConnect(f"no answer to a ping within {timeout_s:g} s") from error
+        finally:
+            del self._pings[data]
+
+    def reconnect(self, reason: str) -> None:
+        """Drop the connection, if there is one, and connect again at once: the network has changed."""
+        self._failures = 0
+        self._try_now.set()
+        if self._connection is not None:
+            self._connection.end(reason)
+
+    # Inside.
+
+    async def _connect_and_stay(self) -> str:
+        """Why there is no connection, or none any more."""
+        self._try_now.clear()
+        self._restart = None
+        self._connected_at = None
+        connection = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                connection = await self._connect()
+            reason = f"{connection.node} {await connection.closed}"
+        except TimeoutError:
+            reason = f"{self._nodes[0]} does not answer within {CONNECT_TIMEOUT_S:.0f} s"
+        except CannotConnect as error:
+            reason = str(error)
+        finally:
+            self._connection = self._core = None
+            self._fail_pings()
+            if connection is not None:
+                connection.end("closed by us")
+        return reason
+
+    async def _connect(self) -> ClientConnection:
+        """A connection to the first relay that answers, on which the login is under way."""
+        last = self._nodes[-1]
+        for node in self._nodes:
+            try:
+                async with asyncio.timeout(None if node is last else NODE_TIMEOUT_S):
+                    connection = await dial(node, self._options, lambda node=node: self._protocol(node))  # type: ignore[misc]
+                self._start(connection, "" if node is self._nodes[0] else self._nodes[0].name)
+                return connection
+            except (CannotConnect, TimeoutError) as error:
+                if node is last:
+                    raise
+                logger.debug("relay %s: %s; trying the next of its region", node, error or "does not answer")
+        raise AssertionError("unreachable")
+
+    def _protocol(self, node: RelayNode) -> ClientConnection:
+        return ClientConnection(node, self._make_core, self._handle)
+
+    def _make_core(self, server: NodePublic | None, now: float) -> ClientCore:
+        return ClientCore(self._private_key, now, entropy=os.urandom, server=server, info=self._info)
+
+    def _start(self, connection: ClientConnection, ideal_node: str) -> None:
+        core = connection.begin(ideal_node)
+        self._connection, self._core = connection, core
+        if self._is_home is not None:
+            core.note_preferred(self._is_home)
+        if self._watches:
+            core.watch_connections()
+        now = connection.loop.time()
+        while self._waiting:
+            core.send_packet(*self._waiting.popleft(), now)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self._connected_at = asyncio.get_running_loop().time()
+            case PongReceived(data):
+                answered = self._pings.get(data)
+                if answered is not None and not answered.done():
+                    answered.set_result(perf_counter())
+                return
+            case Restarting():
+                self._restart = event
+        self._on_event(event)
+
+    def _fail_pings(self) -> None:
+        for answered in self._pings.values():
+            if not answered.done():
+                answered.set_exception(CannotConnect("the connection was lost"))
+
+    async def _wait(self) -> None:
+        """Until the next attempt. All clients of a relay that is gone come back apart."""
+        lasted = self._connected_at is not None and (
+            asyncio.get_running_loop().time() - self._connected_at >= SETTLED_S
+        )
+        self._failures = 1 if lasted else self._failures + 1
+        delay = min(BACKOFF_STEP_S * self._failures**2, MAX_BACKOFF_S)
+        if self._restart is not None:
+            delay = min(max(delay, self._restart.reconnect_in_s), MAX_BACKOFF_S)
+        spread = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x10000
+        try:
+            async with asyncio.timeout(delay * spread):
+                await self._try_now.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,151 @@
+"""One connection of a client: its socket and timer around `ClientCore`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from derp.certificates import received_chain, server_key_in
+from derp.client_core import ClientCore, Event
+from derp.errors import CannotConnect, reason_of
+from derp.frames import FrameError
+from derp.relay_node import RelayNode
+from derp.upgrade import SWITCHING, HeadReader, encode_request, parse_response_untrusted
+from meshproto.keys import NodePublic
+
+WRITE_HIGH_WATER = 64 * 1024
+WRITE_LOW_WATER = 16 * 1024
+
+MakeCore = Callable[[NodePublic | None, float], ClientCore]
+"""Makes the core for a relay whose key is known, or not yet, at a time."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """Silent until `begin`. `closed` is done, with the reason, when the connection is over."""
+
+    def __init__(self, node: RelayNode, make_core: MakeCore, on_event: Callable[[Event], None]) -> None:
+        self.node = node
+        self.loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[str] = self.loop.create_future()
+        self.core: ClientCore | None = None
+        self._make_core = make_core
+        self._on_event = on_event
+        self._transport: asyncio.Transport | None = None
+        self._head: HeadReader | None = HeadReader()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_soon: asyncio.Handle | None = None
+        self._reason = ""
+
+    def begin(self, ideal_node: str) -> ClientCore:
+        """Send the request; with it the login if the certificates told us the relay's key.
+
+        `ideal_node`: the relay that was wanted first, when this is another.
+        """
+        transport = self._transport
+        if transport is None:
+            raise CannotConnect(f"{self.node} {self._reason or 'closed the connection'}")
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
+        server = _announced_key(transport)
+        if server is not None:
+            self._head = None  # frames follow, without an answer before
+        self.core = self._make_core(server, self.loop.time())
+        request = encode_request(self.node.host_header, fast_start=server is not None, ideal_node=ideal_node)
+        transport.write(request + self.core.data_to_send())
+        self._arm()
+        return self.core
+
+    def flush(self) -> None:
+        """Send what the core has to say, once the current turn of the event loop is over."""
+        if self._flush_soon is None:
+            self._flush_soon = self.loop.call_soon(self._flush)
+
+    def end(self, reason: str) -> None:
+        """Drop the connection."""
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.core is None:
+            self.end("speaks before it is asked")
+            return
+        try:
+            if self._head is not None:
+                data = self._after_head(data)
+            for event in self.core.receive_data(data, self.loop.time()):
+                self._on_event(event)
+        except FrameError as error:
+            self.end(f"breaks the protocol: {error}")
+        except CannotConnect as error:
+            self.end(str(error))
+        else:
+            self._flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        if self.core is not None:
+            self.core.set_writable(False)
+
+    def resume_writing(self) -> None:
+        if self.core is not None:
+            self.core.set_writable(True)
+            self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        for handle in (self._timer, self._flush_soon):
+            if handle is not None:
+                handle.cancel()
+        if not self.closed.done():
+            self.closed.set_result(self._reason or (reason_of(exc) if exc else "closed the connection"))
+
+    # Inside.
+
+    def _after_head(self, data: bytes) -> bytes:
+        """What follows the answer to our request. Raises CannotConnect and FrameError."""
+        assert self._head is not None
+        complete = self._head.receive_data(data)
+        if complete is None:
+            return b""
+        self._head = None
+        response = parse_response_untrusted(complete[0])
+        if response.status != SWITCHING:
+            raise CannotConnect(f"answers {response.status} {response.reason}, so no relay is there".strip())
+        return complete[1]
+
+    def _flush(self) -> None:
+        self._flush_soon = None
+        if self.core is None or self._transport is None or self._transport.is_closing():
+            return
+        data = self.core.data_to_send()
+        if data:
+            self._transport.write(data)
+
+    def _arm(self) -> None:
+        assert self.core is not None
+        self._timer = self.loop.call_at(self.core.next_timeout(), self._handle_timeout)
+
+    def _handle_timeout(self) -> None:
+        assert self.core is not None
+        try:
+            self.core.handle_timeout(self.loop.time())
+        except FrameError as error:
+            self.end(str(error))
+        else:
+            self._arm()
+
+
+def _announced_key(transport: asyncio.Transport) -> NodePublic | None:
+    """The relay's key, where TLS 1.3 has protected the certificate that says it (reference §1.3)."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None or tls.version() != "TLSv1.3":
+        return None
+    return server_key_in(received_chain(tls))

@@ -1,0 +1,26 @@
+"""Why a relay cannot be used, in words for a person."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+
+
+class CannotConnect(Exception):
+    """No connection to a relay, or none any more; `str()` says why."""
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong below us, as the end of a sentence that begins with the relay's name."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"does not speak TLS as expected: {error.reason or error}"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "has no address: its name cannot be resolved"
+    if isinstance(error, TimeoutError):
+        return "does not answer"
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot be reached: {os.strerror(error.errno)}"
+    return f"cannot be reached: {error}" if str(error) else "closed the connection"

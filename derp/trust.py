@@ -1,0 +1,83 @@
+"""Whose certificate a client accepts (nat-traversal reference §1.3, §1.9).
+
+Usually one for the relay's name, from an authority the system trusts. A DERP map may name another
+(`cert_name` is a name), or have the digest of the one certificate there is (`sha256-raw:`), for relays
+without a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import ip_address
+
+from cryptography import x509
+
+from derp.certificates import is_meta, received_chain
+from derp.errors import CannotConnect
+from derp.relay_node import RelayNode
+
+DIGEST_PREFIX = "sha256-raw:"
+
+MakeContext = Callable[[], ssl.SSLContext]
+"""Makes a context that trusts whom it should; `ssl.create_default_context` is one."""
+
+
+def client_context(node: RelayNode, make: MakeContext) -> ssl.SSLContext:
+    """TLS settings for a connection to this relay."""
+    if not node.cert_name and not node.is_insecure:
+        return _shared(make)
+    context = make()
+    context.check_hostname = False
+    if node.is_insecure or node.cert_name.startswith(DIGEST_PREFIX):
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@lru_cache(maxsize=8)
+def _shared(make: MakeContext) -> ssl.SSLContext:
+    """Loading every authority that the system trusts takes long, so once must do."""
+    return make()
+
+
+def check_peer(node: RelayNode, tls: ssl.SSLObject, wall: datetime) -> None:
+    """What the handshake has not checked. Raises CannotConnect."""
+    if node.is_insecure or not node.cert_name:
+        return
+    chain = [certificate for certificate in received_chain(tls) if not is_meta(certificate)]
+    if not chain:
+        raise CannotConnect(f"{node} shows no certificate, or this Python cannot tell which")
+    if node.cert_name.startswith(DIGEST_PREFIX):
+        _check_digest(node, chain, wall)
+    elif not matches(x509.load_der_x509_certificate(chain[0]), node.cert_name):
+        raise CannotConnect(f"{node} has a certificate that is not for {node.cert_name}")
+
+
+def matches(certificate: x509.Certificate, host: str) -> bool:
+    """Whether a certificate is for a name or an address. Only the alternative names count (RFC 9525 §6.3)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wanted = host.lower().rstrip(".")
+        parent = "*." + wanted.partition(".")[2]
+        return bool({wanted, parent} & {name.lower() for name in names.get_values_for_type(x509.DNSName)})
+
+
+def _check_digest(node: RelayNode, chain: list[bytes], wall: datetime) -> None:
+    wanted = node.cert_name.removeprefix(DIGEST_PREFIX).lower()
+    if len(chain) != 1 or not hmac.compare_digest(hashlib.sha256(chain[0]).hexdigest(), wanted):
+        raise CannotConnect(f"{node} has another certificate than the DERP map says")
+    certificate = x509.load_der_x509_certificate(chain[0])
+    now = wall.astimezone(UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise CannotConnect(f"{node} has a certificate that is not valid today")
+    if not matches(certificate, node.host_name):
+        raise CannotConnect(f"{node} has a certificate for another name")
