@@ -32,14 +32,14 @@ def test_either_side_initiates_over_either_family(pair: Pair, initiator: str, ou
 
 
 def test_both_sides_initiate_at_once(pair: Pair) -> None:
+    """Initiations that cross may cancel each other; the first retry, 5 s later, settles it."""
     pair.start(initiator="both")
-    pings = [
-        pair.side(who)[0].popen("ping", "-n", "-c", "20", "-i", "0.1", pair.side(who)[1][0])
-        for who in ("ours", "theirs")
-    ]
-    for ping in pings:
-        ping.wait(15)
-        assert PingResult.parse(ping.output()).lost == 0
+    until_answered = ["ping", "-n", "-i", "0.1", "-c", "10", "-w", "15"]
+    sides = [pair.side(who) for who in ("ours", "theirs")]
+    for ping in [host.popen(*until_answered, v4) for host, (v4, _) in sides]:
+        ping.wait(20)
+    pair.assert_traffic("ours")
+    pair.assert_traffic("theirs")
 
 
 @pytest.mark.parametrize("initiator", ["ours", "theirs"])
