@@ -64,6 +64,10 @@ class Liveness:
         self._unanswered = [sent for sent in self._unanswered if sent > sent_at]
         self._grace = 0.0
 
+    def distrust(self, now: float) -> None:
+        """Doubt the path until the next pong."""
+        self._trusted_until = min(self._trusted_until, now)
+
     def excuse(self, late: float) -> None:
         """We were busy elsewhere for `late` seconds: answers may have come that nobody has read yet."""
         if self._unanswered:

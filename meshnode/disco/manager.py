@@ -63,6 +63,10 @@ class Manager:
         self._plain_peers: set[NodePublic] = set()
         self._schedule: Schedule[PeerPath] = Schedule()
 
+    def is_active(self, now: float) -> bool:
+        """Whether anybody sends, and our endpoints are worth measuring regularly."""
+        return any(peer.is_active(now) for peer in self._peers.values())
+
     # --- what is known from elsewhere ---
 
     @property
@@ -178,6 +182,12 @@ class Manager:
             self._schedule.update(path)
         else:
             self._plain.handshake_timed_out(peer, now)
+
+    def send_failed(self, path: Path, now: float) -> None:
+        """The host could not send over `path`: no route, or nobody there. Peers on it use DERP as well."""
+        for peer in self._peers.values():
+            peer.send_failed(path, now)
+            self._schedule.update(peer)
 
     def gone_from(self, peer: NodePublic, region_id: int) -> None:
         """The relay says that `peer` is not connected to it."""

@@ -107,7 +107,14 @@ class PeerPath:
         if self.is_active(now) and self.search.calls.is_outdated:
             self.search.calls.owe()
             self.search.encourage()
-        self._update(now)
+            self._update(now)
+
+    def send_failed(self, path: Path, now: float) -> None:
+        """The host has no way to send over `path` just now."""
+        if path == self.in_use.path:
+            self.in_use.liveness.distrust(now)
+            self.search.encourage()
+            self._update(now)
 
     def close(self) -> None:
         """The peer is removed: what all peers share comes back."""
@@ -399,6 +406,9 @@ class PeerPath:
         return tuple(dict.fromkeys(one for one in likely if one is not None))[:MAX_FALLBACK]
 
     def _announce(self, now: float) -> None:
+        """Of a peer that nobody has talked to there is nothing to say."""
+        if self._announced is None and self.in_use.best is None and not self.is_active(now):
+            return
         best = self.in_use.best if self.is_direct(now) else None
         primary = best.path if best is not None else self.derp() or self.in_use.path
         if primary != self._announced:

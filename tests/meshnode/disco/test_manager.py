@@ -288,6 +288,24 @@ def test_a_handshake_without_answer_makes_data_use_derp_as_well(bench: Bench) ->
     assert bench.send() == (PUBLIC,)
 
 
+def test_a_path_that_the_host_cannot_send_over_is_doubted_at_once(bench: Bench) -> None:
+    bench.go_direct()
+    bench.manager.send_failed(LAN, bench.now)
+    assert bench.send() == (PUBLIC,)
+    bench.manager.send_failed(PUBLIC, bench.now)
+    assert bench.send() == (PUBLIC, bench.derp)
+    bench.wait(0.2)
+    assert LAN in bench.pinged()
+
+
+def test_activity_is_what_somebody_sends(bench: Bench) -> None:
+    bench.ping(PUBLIC)
+    assert not bench.manager.is_active(bench.now)
+    bench.send()
+    assert bench.manager.is_active(bench.now + 44.0)
+    assert not bench.manager.is_active(bench.now + 46.0)
+
+
 def test_upgrades_are_looked_for_now_and_then(bench: Bench) -> None:
     bench.go_direct()
     begin, rounds = bench.now, 0
@@ -348,6 +366,13 @@ def test_a_peer_that_restarted_has_another_disco_key(bench: Bench) -> None:
     assert bench.ping(PUBLIC) is None
     assert bench.send() == (PUBLIC, bench.derp)
     assert len(bench.manager._context.keys) == 1
+
+
+def test_a_peer_that_nobody_talks_to_is_no_news(bench: Bench) -> None:
+    bench.manager.set_peer(bench.remote.info([ELSEWHERE]), bench.now)
+    bench.manager.set_own_endpoints([OWN, ELSEWHERE], bench.now)
+    assert bench.take_events() == []
+    assert bench.sent() == []
 
 
 def test_a_peer_that_moved_home(bench: Bench) -> None:
