@@ -11,7 +11,7 @@ from meshnode.dataplane import DropReason
 from meshproto.keys import NodePrivate
 from tests.interop.our_peer import PeerOptions
 from tests.interop.pair import OUR_OUTER, PORT, THEIR_INNER, THEIR_OUTER, Pair, prefixes, with_port
-from tests.netlab import Lab, PingResult, iperf3, wait_for
+from tests.netlab import Lab, iperf3, wait_for
 
 pytestmark = pytest.mark.interop
 
