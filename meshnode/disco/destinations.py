@@ -21,6 +21,8 @@ __all__ = [
     "RelayPath",
     "Via",
     "address_of",
+    "as_source",
+    "from_source",
 ]
 
 DERP_MAGIC_HOST: Final = "127.3.3.40"
@@ -74,6 +76,36 @@ class DerpDestination:
 Destination: TypeAlias = Path | DerpDestination
 Via: TypeAlias = Path | DerpDestination
 """Where a message came from. Over DERP, `peer` is the node key that the relay vouches for."""
+
+
+def as_source(via: Via) -> tuple[str, int]:
+    """`via` as WireGuard knows the sender of a datagram: a host, and a port. No two are alike."""
+    match via:
+        case AuxPath(address, socket):
+            return (f"{address.host}{_AUX}{socket}", address.port)
+        case RelayPath(address, vni):
+            return (f"{address.host}{_VNI}{vni}", address.port)
+        case DerpDestination(region_id, peer):
+            return (str(peer), region_id)
+    return via
+
+
+def from_source(source: tuple[str, int]) -> Destination:
+    """The inverse of `as_source`: where an answer goes."""
+    host, port = source
+    if host.startswith(NodePublic.prefix):
+        return DerpDestination(port, NodePublic.parse(host))
+    if _AUX in host:
+        host, _, number = host.partition(_AUX)
+        return AuxPath(AddrPort(host, port), int(number))
+    if _VNI in host:
+        host, _, number = host.partition(_VNI)
+        return RelayPath(AddrPort(host, port), int(number))
+    return AddrPort(host, port)
+
+
+_AUX: Final = "#aux"
+_VNI: Final = "#vni"
 
 
 def address_of(via: Via) -> AddrPort:

@@ -136,7 +136,7 @@ class Manager:
         if has_derp != self._context.has_derp:
             self._context.has_derp = has_derp
             for peer in self._peers.values():
-                peer.reconsider()
+                peer.derp_changed()
 
     def network_changed(self, now: float) -> None:
         """The host's addresses or routes changed, and its sockets with them: find all paths anew.

@@ -138,7 +138,7 @@ class PeerPath:
             return
         if via != self._heard_from:
             self._heard_from = via
-            self.reconsider()
+            self._reconsider()
         if via == self.in_use.path and self.in_use.data_received():
             self._update(now)
 
@@ -150,9 +150,14 @@ class PeerPath:
     def _learn_region(self, region_id: int) -> None:
         if region_id != self._learned_region:
             self._learned_region = region_id
-            self.reconsider()
+            self._reconsider()
 
-    def reconsider(self) -> None:
+    def derp_changed(self) -> None:
+        """There are relays now, or none any more: a call may get through that could not before."""
+        self.search.encourage()
+        self._reconsider()
+
+    def _reconsider(self) -> None:
         """Where data can go has changed: think about it when some is sent."""
         self._look_again_at = AT_ONCE
 

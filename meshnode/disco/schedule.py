@@ -44,8 +44,8 @@ class Schedule(Generic[Thing]):
 
     def remove(self, thing: Thing) -> None:
         """Do not call `thing` any more."""
-        self._size -= thing.scheduled_at != NEVER
-        thing.scheduled_at = thing.wake_at = NEVER
+        self._unplan(thing)
+        thing.wake_at = NEVER
 
     @property
     def next_timeout(self) -> float | None:
@@ -60,12 +60,11 @@ class Schedule(Generic[Thing]):
             entry = heapq.heappop(self._heap)
             if self._is_live(entry):
                 thing = entry[2]
-                self.remove_planned(thing)
+                self._unplan(thing)
                 return thing
         return None
 
-    def remove_planned(self, thing: Thing) -> None:
-        """Forget when `thing` was to be called, but not when it wants to be."""
+    def _unplan(self, thing: Thing) -> None:
         self._size -= thing.scheduled_at != NEVER
         thing.scheduled_at = NEVER
 

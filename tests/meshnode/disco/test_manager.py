@@ -416,6 +416,17 @@ def test_without_derp_handshakes_go_everywhere() -> None:
     assert bench.send(Kind.HANDSHAKE)[0] == PUBLIC, "a path that is doubted is still the likeliest"
 
 
+def test_the_call_is_made_up_for_when_there_is_derp() -> None:
+    bench = Bench()
+    bench.manager.set_reachability(has_derp=False)
+    bench.send()
+    bench.wait(2.0)
+    assert not any(isinstance(message, CallMeMaybe) for _, message in bench.sent())
+    bench.manager.set_reachability(has_derp=True)
+    assert bench.send() == (bench.derp,)
+    assert any(isinstance(message, CallMeMaybe) for _, message in bench.sent())
+
+
 def test_a_peer_without_disco_is_found_by_handshakes() -> None:
     bench = Bench()
     other = Remote(5)
