@@ -30,7 +30,8 @@ from derp.web import add_routes, generate_204
 
 HTTP_IDLE_S = 30.0
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
-SHUTDOWN_GRACE_S = 3.0
+TLS_SHUTDOWN_TIMEOUT_S = 1.0
+SHUTDOWN_GRACE_S = 1.0
 RELOAD_CHECK_S = 3600.0
 """How often the certificate's file is looked at, which renewals replace without telling anyone."""
 
@@ -174,6 +175,7 @@ class RelayApp:
                 sock=listener,
                 ssl=self._tls.context if self._tls else None,
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if self._tls else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if self._tls else None,
             )
             stack.callback(server.close)
             self._servers.append(server)

@@ -26,7 +26,8 @@ CONNECT_TIMEOUT_S = 10.0
 """For resolving names, TCP and TLS together; the answer to the login has its own time after that."""
 NODE_TIMEOUT_S = 1.5
 """For one relay of a region to answer, when there are others to try."""
-BACKOFF_STEP_S = 0.1
+BACKOFF_STEP_S = 0.15
+"""Each failure in a row waits so much longer: a relay that restarts is found again within a second or two."""
 MAX_BACKOFF_S = 5.0
 SETTLED_S = 10.0
 """A connection that lasted so long was a good one: the next attempt follows soon."""
@@ -228,7 +229,7 @@ class RelayClient:
             asyncio.get_running_loop().time() - self._connected_at >= SETTLED_S
         )
         self._failures = 1 if lasted else self._failures + 1
-        delay = min(BACKOFF_STEP_S * self._failures**2, MAX_BACKOFF_S)
+        delay = min(BACKOFF_STEP_S * self._failures, MAX_BACKOFF_S)
         if self._restart is not None:
             delay = min(max(delay, self._restart.reconnect_in_s), MAX_BACKOFF_S)
         spread = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x10000

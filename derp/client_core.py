@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from derp import frames
 from derp.buckets import TokenBucket
@@ -40,9 +41,8 @@ class Connected:
     info: ServerInfo
 
 
-@dataclass(frozen=True, slots=True)
-class PacketReceived:
-    """A packet from the node with this key, as the relay says."""
+class PacketReceived(NamedTuple):
+    """A packet from the node with this key, as the relay says. A tuple because there are so many."""
 
     source: NodePublic
     packet: bytes

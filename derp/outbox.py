@@ -21,7 +21,9 @@ from derp.frames import KEEP_ALIVE
 
 QUEUE_PACKETS = 128
 """Tailscale's relay has 32, but reads packet by packet; we read dozens at once, which must not overflow."""
-QUEUE_BYTES = 256 * 1024
+QUEUE_BYTES = 32 * 65568
+"""Binds only packets far larger than those of tunnels: as many of the largest as Tailscale's relay keeps.
+Tailscale's probe of bandwidth sends hundreds of those in a row, and forgives no loss."""
 
 OnDrop = Callable[[DropReason, Kind, int], None]
 """Called with the reason, the kind of packet and the bytes of its frame."""

@@ -31,7 +31,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 RECONNECT_IN_S = 0.25
 TRY_FOR_S = 30.0
 """What clients are told before a restart."""
-CLOSE_GRACE_S = 3.0
+CLOSE_GRACE_S = 1.0
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has no name for it
 

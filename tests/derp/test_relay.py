@@ -164,14 +164,14 @@ async def test_what_a_slow_reader_keeps_of_a_relay_is_bounded() -> None:
         (session,) = [s for s in relay.core.sessions if s.member and s.member.key == CAROL.public.raw]
         transport = relay.server._connections[session]._transport
         largest = 0
-        for _ in range(100):
+        for _ in range(30):
             for _ in range(30):
                 alice.client.send_packet(CAROL.public, bytes(10_000))
             await alice.client.ping()
             waiting = sum(map(len, session._outbox._other.frames))
             largest = max(largest, transport.get_write_buffer_size() + waiting)
         # The high-water mark, the one read that went past it, and the queue.
-        assert 64 * 1024 < largest <= 64 * 1024 + 64 * 1024 + 20_000 + 256 * 1024
+        assert 64 * 1024 < largest <= 64 * 1024 + 64 * 1024 + 20_000 + 128 * 10_037
 
 
 @on_both_loops
