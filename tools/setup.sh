@@ -46,6 +46,8 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     quietly apt-get update -q
     quietly apt-get install -q -y --no-install-recommends "${packages[@]}"
+    # Of coturn only its client is wanted. Its server would start by itself, and hold STUN's port.
+    case " ${packages[*]} " in *' coturn '*) systemctl disable --now coturn &>/dev/null || true ;; esac
 }
 
 check_python() {
