@@ -51,11 +51,12 @@ class Timings:
     """With which such rounds are not worth their packets (§3.1)."""
     triggered_gap: float = 0.02
     """A ping that comes over an unconfirmed path is answered by a ping of ours too, unless the last one is
-    younger than this (RFC 8445 §7.3.1.4). Tailscale does not, and waits for its 5 s."""
+    younger than this (RFC 8445 §7.3.1.4). Infinite: never. Tailscale does not, and waits for its 5 s."""
     call_me_maybe_interval: float = 5.0
-    """A call is answered by one of ours, which tells where we are now, unless the last one is younger."""
+    """A call is answered by one of ours, which tells where we are now, unless the last one is younger.
+    Infinite: never."""
     min_call_interval: float = 1.0
-    """Between calls that we make, whatever the reason."""
+    """Between calls that we make, unless our endpoints have changed."""
 
     # --- what is known (candidates.py) ---
 
@@ -88,7 +89,7 @@ TAILSCALE: Final = Timings(
     retry=3.0,
     steps=(0.0,),
     max_round_interval=5.0,
-    triggered_gap=5.0,
+    triggered_gap=math.inf,
     call_me_maybe_interval=math.inf,
     min_call_interval=0.0,
     data_doubt=0.0,

@@ -21,6 +21,9 @@ NEVER: Final = math.inf
 
 SLACK: Final = 0.1
 """Seconds that an answer may take beyond the usual, however steady the path has been: a busy process."""
+PATIENCE: Final = 0.7
+"""Seconds that an answer may take at most, however much the round trips vary, on all but very long paths:
+after a heartbeat's second, this is what is left of two."""
 MAX_UNANSWERED: Final = 64
 """Pings of one path whose times are kept; far more than `give_up` lets through."""
 
@@ -93,7 +96,9 @@ class Liveness:
         """How long an answer may take."""
         if self.round_trip is None:
             return max(self._timings.min_answer_time, 1.0)
-        return max(self._timings.min_answer_time, self.round_trip + max(SLACK, 4 * self._variation))
+        usual = self.round_trip + max(SLACK, 4 * self._variation)
+        patience = max(PATIENCE, 1.5 * self.round_trip + SLACK)
+        return max(self._timings.min_answer_time, min(usual, patience))
 
     def ping_due(self, interval: float) -> float:
         """When the next ping should leave: sooner than `interval` after one that got no answer."""

@@ -52,7 +52,7 @@ class PathInUse:
         return before
 
     def is_dead(self, now: float) -> bool:
-        """Whether the time has come to leave the path."""
+        """Whether the time has come to leave the path: no ping of that age can be answered any more."""
         return self.best is not None and self.liveness.given_up_from <= now
 
     def handshake_timed_out(self, now: float) -> None:

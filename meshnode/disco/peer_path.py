@@ -315,7 +315,7 @@ class PeerPath:
         in_use = self.in_use
         if in_use.best is not None and not in_use.is_trusted(now):
             self._use_proven(now)
-        if in_use.is_dead(now) and not in_use.liveness.is_trusted(now):
+        if in_use.is_dead(now):
             self._left(in_use.leave())
         best = in_use.best
         if best is None:

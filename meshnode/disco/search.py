@@ -31,7 +31,6 @@ class Search:
 
     __slots__ = (
         "_called_at",
-        "_context",
         "_timings",
         "calls",
         "candidates",
@@ -47,7 +46,6 @@ class Search:
         self._called_at = -math.inf
         self.said_mapping_varies: bool | None = None
         """Whether the coordinator says that the peer is behind a hard NAT."""
-        self._context = context
         self._timings = context.timings
         self.candidates: Final = Candidates(context.timings)
         self.discovery: Final = Discovery(context.timings)

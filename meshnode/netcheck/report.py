@@ -77,11 +77,6 @@ class Report:
         for table in (self.region_latency, of_family):
             table[region_id] = min(latency, table.get(region_id, latency))
 
-    @property
-    def has_port_mapper(self) -> bool:
-        """Whether the router offers any way to ask for a port."""
-        return bool(self.upnp or self.pmp or self.pcp)
-
     def net_info(self, *, have_port_map: bool) -> NetInfo:
         """What the coordinator is told. `have_port_map`: a port is mapped now."""
         tables = ((Family.IPV4, self.region_v4_latency), (Family.IPV6, self.region_v6_latency))

@@ -56,6 +56,15 @@ def test_a_ping_names_our_node_key(bench: Bench) -> None:
     assert ping.node_key == bench.manager._context.node_key
 
 
+def test_it_names_the_new_one_after_a_rotation(bench: Bench) -> None:
+    new = Remote(77).node_key
+    bench.manager.set_node_key(new)
+    bench.send()
+    (_, ping), *_ = bench.sent()
+    assert isinstance(ping, Ping)
+    assert ping.node_key == new
+
+
 def test_nothing_is_sent_to_a_peer_that_nobody_talks_to(bench: Bench) -> None:
     bench.wait(1000.0)
     assert bench.sent() == []
@@ -244,6 +253,15 @@ def test_a_dead_path_is_left_in_the_end(bench: Bench) -> None:
         bench.wait(0.1)
     assert 5.0 <= bench.now - died <= 7.0
     assert bench.manager.status(bench.peer, bench.now).relay_reason is RelayReason.PATH_LOST
+
+
+def test_a_very_slow_path_is_left_too(bench: Bench) -> None:
+    """Its answers may take longer than pings are remembered; trust in it must end all the same."""
+    bench.send()
+    bench.answer_pings(LAN, after=3.0)
+    assert bench.send() == (LAN,)
+    bench.wait(5.1)
+    assert LAN not in bench.send()
 
 
 def test_a_path_that_answers_again_is_trusted_again(bench: Bench) -> None:
