@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from derp import proxy
 from derp.errors import CannotConnect, reason_of
@@ -24,7 +26,6 @@ NEXT_ADDRESS_AFTER_S = 0.2
 MarkSocket = Callable[[socket.socket], None]
 """Called with each new socket before it connects: a node's own must not go into its tunnel."""
 
-Address = tuple[socket.AddressFamily, Any]
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 
@@ -67,41 +68,28 @@ async def _connect(node: RelayNode, options: DialOptions) -> socket.socket:
     return connected
 
 
-async def _addresses(node: RelayNode) -> list[Address]:
-    """IPv6 and IPv4 in turn. A name that does not resolve matters only if there is no address at all."""
-    literal = [
-        (socket.AF_INET6 if ":" in text else socket.AF_INET, (text, node.port))
-        for text in (node.ipv6, node.ipv4)
+async def _addresses(node: RelayNode) -> list[AddrInfoType]:
+    """Those of both families, IPv6 first. A name that does not resolve matters only without any address."""
+    families = ((socket.AF_INET6, node.ipv6), (socket.AF_INET, node.ipv4))
+    literal: list[AddrInfoType] = [
+        (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (text, node.port))
+        for family, text in families
         if _is_address(text)
     ]
-    families = {
-        family for family, text in ((socket.AF_INET6, node.ipv6), (socket.AF_INET, node.ipv4)) if not text
-    }
-    if not families:
-        return literal
-    try:
-        resolved = await _resolve(node.host_name, node.port)
-    except (OSError, UnicodeError):
-        if not literal:
-            raise
-        resolved = []
-    return _interleaved(literal + [address for address in resolved if address[0] in families])
+    unsaid = {family for family, text in families if not text}
+    resolved: list[AddrInfoType] = []
+    if unsaid:
+        try:
+            resolved = await _resolve(node.host_name, node.port)
+        except (OSError, UnicodeError):
+            if not literal:
+                raise
+    addresses = literal + [address for address in resolved if address[0] in unsaid]
+    return sorted(addresses, key=lambda address: address[0] != socket.AF_INET6)
 
 
-async def _resolve(host: str, port: int) -> list[Address]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
-
-
-def _interleaved(addresses: list[Address]) -> list[Address]:
-    ipv6 = [address for address in addresses if address[0] == socket.AF_INET6]
-    ipv4 = [address for address in addresses if address[0] == socket.AF_INET]
-    in_turn: list[Address] = []
-    while ipv6 or ipv4:
-        in_turn += ipv6[:1] + ipv4[:1]
-        ipv6, ipv4 = ipv6[1:], ipv4[1:]
-    return in_turn
+async def _resolve(host: str, port: int) -> list[AddrInfoType]:
+    return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _is_address(text: str) -> bool:
@@ -112,50 +100,22 @@ def _is_address(text: str) -> bool:
     return True
 
 
-async def _connect_any(addresses: list[Address], mark: MarkSocket) -> socket.socket:
-    """The first socket that connects. Raises the last error when none does."""
-    waiting = list(addresses)
-    attempts: set[asyncio.Task[socket.socket]] = set()
-    error: Exception = OSError("no address to try")
-    try:
-        while waiting or attempts:
-            if waiting:
-                attempts.add(asyncio.create_task(_connect_to(waiting.pop(0), mark)))
-            done, attempts = await asyncio.wait(
-                attempts,
-                timeout=NEXT_ADDRESS_AFTER_S if waiting else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            connected = [task.result() for task in done if task.exception() is None]
-            for spare in connected[1:]:
-                spare.close()
-            if connected:
-                return connected[0]
-            error = next((e for task in done if isinstance(e := task.exception(), Exception)), error)
-    finally:
-        for task in attempts:
-            task.cancel()
-            task.add_done_callback(_close_late)
-    raise error
+async def _connect_any(addresses: list[AddrInfoType], mark: MarkSocket) -> socket.socket:
+    """The first socket that connects. Raises OSError when none does."""
+    if not addresses:
+        raise OSError("no address to try")
 
+    def make(address: AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        try:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            mark(made)
+        except BaseException:
+            made.close()
+            raise
+        return made
 
-async def _connect_to(address: Address, mark: MarkSocket) -> socket.socket:
-    family, where = address
-    connecting = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connecting.setblocking(False)
-        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        mark(connecting)
-        await asyncio.get_running_loop().sock_connect(connecting, where)
-    except BaseException:
-        connecting.close()
-        raise
-    return connecting
-
-
-def _close_late(task: asyncio.Task[socket.socket]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
+    return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make)
 
 
 async def _start(

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from meshnode.files import write_atomically
 from meshnode.prefs import Prefs
 from meshproto.keys import MachinePrivate, MalformedKey, NodePrivate
 
@@ -132,16 +132,8 @@ class StateDir:
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.path / name
-        temporary = path.with_name(f".{name}.new")
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(handle, stat.S_IRUSR | stat.S_IWUSR)
-                file.write(data)
-                file.flush()
-                os.fsync(handle)
-            temporary.rename(path)
-            _sync_directory(self.path)
+            write_atomically(path, data)
         except OSError as error:
             raise StateError(
                 f"cannot write {path}: {error.strerror}; is the disk full or read-only?"
@@ -170,11 +162,3 @@ def _parse_state(path: Path, data: bytes) -> State:
         )
     except (msgspec.MsgspecError, MalformedKey) as error:
         raise StateError(f"{path} is damaged: {error}; {way_out}") from error
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -74,6 +74,7 @@ LAYERS: dict[str, Layer] = {
     "meshnode.prefs": Layer.PURE,
     "meshnode.backend_state": Layer.PURE,
     "meshnode.status": Layer.PURE,
+    "meshnode.files": Layer.ADAPTER,
     "meshnode.state": Layer.ADAPTER,
     "meshnode.hostinfo": Layer.ADAPTER,
     "meshnode.linux": Layer.ADAPTER,

@@ -11,8 +11,9 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from meshnode.control import errors
 from meshnode.control.server_url import ServerURL
@@ -31,8 +32,6 @@ KEEP_ALIVE = (
 MarkSocket = Callable[[socket.socket], None]
 """Called with each new socket before it connects."""
 
-Address = tuple[socket.AddressFamily, Any]
-"""A family and what `connect` takes for it."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -43,67 +42,36 @@ async def dial(server: ServerURL, mark: MarkSocket, tls: ssl.SSLContext | None =
     """
     try:
         async with asyncio.timeout(DIAL_TIMEOUT_S):
-            connected = await _connect_any(server, await _resolve(server), mark)
-            return await _open_streams(server, connected, tls)
+            return await _open_streams(server, await _connect(server, mark), tls)
     except TimeoutError as error:
         raise errors.no_answer(str(server), DIAL_TIMEOUT_S) from error
 
 
-async def _resolve(server: ServerURL) -> list[Address]:
+async def _connect(server: ServerURL, mark: MarkSocket) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        addresses = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise errors.unknown_host(str(server), server.host) from error
-    return [(family, address) for family, _, _, _, address in found]
 
+    def make(address: AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        try:
+            for option, value in KEEP_ALIVE:
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            mark(made)
+        except BaseException:
+            made.close()
+            raise
+        return made
 
-async def _connect_any(server: ServerURL, addresses: Sequence[Address], mark: MarkSocket) -> socket.socket:
-    """The first socket that connects. When none does, the first address's error is the one to report."""
-    failures: list[OSError] = []
-    waiting = list(addresses)
-    attempts: set[asyncio.Task[socket.socket]] = set()
     try:
-        while waiting or attempts:
-            if waiting:
-                attempts.add(asyncio.create_task(_connect(waiting.pop(0), mark)))
-            done, attempts = await asyncio.wait(
-                attempts,
-                timeout=NEXT_ADDRESS_AFTER_S if waiting else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            winners = [task.result() for task in done if task.exception() is None]
-            failures += [error for task in done if isinstance(error := task.exception(), OSError)]
-            for spare in winners[1:]:
-                spare.close()
-            if winners:
-                return winners[0]
-    finally:
-        for task in attempts:
-            task.cancel()
-            task.add_done_callback(_close_late_winner)
-    raise unreachable(server, failures[0])
-
-
-async def _connect(address: Address, mark: MarkSocket) -> socket.socket:
-    family, where = address
-    connecting = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connecting.setblocking(False)
-        for option, value in KEEP_ALIVE:
-            connecting.setsockopt(socket.IPPROTO_TCP, option, value)
-        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        mark(connecting)
-        await asyncio.get_running_loop().sock_connect(connecting, where)
-    except BaseException:
-        connecting.close()
-        raise
-    return connecting
-
-
-def _close_late_winner(task: asyncio.Task[socket.socket]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
+        return await start_connection(
+            addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make
+        )
+    except OSError as error:
+        raise unreachable(server, error) from error
 
 
 async def _open_streams(server: ServerURL, connected: socket.socket, tls: ssl.SSLContext | None) -> Streams:

@@ -47,10 +47,12 @@ def parse_head_untrusted(data: bytes) -> Head:
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head:
-    """Raises NotHTTP."""
+    """Raises NotHTTP, or ConnectionResetError when the other end closes without a byte, reset or not."""
     try:
         return parse_head_untrusted(await reader.readuntil(b"\r\n\r\n"))
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        if isinstance(error, asyncio.IncompleteReadError) and not error.partial:
+            raise ConnectionResetError("the connection was closed without an answer") from error
         raise NotHTTP("the connection ended before a complete HTTP response") from error
 
 

@@ -9,16 +9,14 @@ Format: JSON, `{"version": 1, "where": "<boot id>/<namespace>", "entries": [...]
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from meshnode.files import write_atomically
 from meshnode.linux.sysctl_plan import SettingChange
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
 VERSION = 1
 
 
@@ -94,21 +92,3 @@ def _read(path: Path, where: str) -> list[SettingChange]:
     if file.version != VERSION:
         raise JournalDamaged(path, f"its version is {file.version}, this program knows {VERSION}")
     return file.entries if file.where == where else []
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by rename, readable by its owner only, on disk when this returns."""
-    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    new.touch(FILE_MODE)
-    with new.open("r+b") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

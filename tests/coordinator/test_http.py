@@ -15,6 +15,7 @@ from coordinator import http
 from meshproto.keys import MachinePrivate
 from meshproto.noise.ik import Initiator
 from tests.coordinator.conftest import Server
+from tests.lacking import lacking
 
 REGISTRATION = f"hskey-authreq-{24 * 'a'}"
 UPGRADE = {"Connection": "upgrade", "Upgrade": "tailscale-control-protocol"}
@@ -202,7 +203,7 @@ async def test_a_failure_inside_is_a_500_and_nothing_more(
 
 async def test_ipv6_is_served_too(server: Server) -> None:
     if not socket.has_ipv6:
-        pytest.skip("no IPv6 here")
+        lacking("no IPv6 here")
     await server.stop()
     server.configure(listen_addr=type(server.config.listen_addr)("0.0.0.0", 0))
     await server.start()

@@ -231,7 +231,7 @@ SWITCH = (
         ),
         (answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), NotACoordinator, "other than HTTP"),
         (answering(http("200 OK", "0" * 64)), ServerTooOld, "upgrade"),
-        (closing, NotACoordinator, "HTTP"),
+        (closing, NotACoordinator, "a closed connection"),
         (after_the_key(PAGE), NotACoordinator, "/ts2021"),
         (after_the_key(http("500 Internal Server Error", "")), NotACoordinator, "proxy"),
         (

@@ -18,6 +18,7 @@ from meshnode.engine.tun import MAX_REFUSED
 from meshnode.linux import tun_device
 from meshnode.linux.tun_device import TunError, limit_segments, open_tun
 from meshproto.addresses import AddrPort
+from tests.lacking import lacking
 from tests.meshnode.dataplane.packets import parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_coalescing import coalesce, stream
 from tests.meshnode.dataplane.test_segmentation import cut
@@ -252,7 +253,7 @@ def test_the_kernel_takes_merged_tcp(tunnel: Tun, sizes: tuple[int, ...]) -> Non
 def test_the_kernel_gives_superpackets_that_are_cut_right(tunnel: Tun) -> None:
     """A batch of datagrams to the other side of the interface arrives in one read."""
     if not tunnel.coalescing & Coalescing.UDP:
-        pytest.skip("the kernel has no USO")
+        lacking("the kernel has no USO")
     data = bytes(k % 251 for k in range(20 * 1000 + 7))
     udp = UdpSockets.open()
     udp.send(memoryview(data), 1000, AddrPort("10.255.77.2", 9))
