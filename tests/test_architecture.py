@@ -71,6 +71,7 @@ LAYERS: dict[str, Layer] = {
     "meshnode.disco": Layer.PURE,
     "meshnode.netcheck": Layer.PURE,
     "meshnode.paths": Layer.PURE,
+    "meshnode.relay_nodes": Layer.PURE,
     "meshnode.prefs": Layer.PURE,
     "meshnode.backend_state": Layer.PURE,
     "meshnode.status": Layer.PURE,
