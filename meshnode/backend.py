@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 EXPIRY_CHECK_MAX_S = 3600.0
 """How long a timer for a key's expiry may sleep, since wall clocks are set."""
 RETRY_CONFIGURE_S = 15.0
-LOCAL_ENDPOINT = 1
-"""Endpoint type: an address of this host (control protocol §7.1)."""
 
 Entropy = Callable[[int], bytes]
 
@@ -156,7 +154,7 @@ class Backend:
                 network_map=network_map,
                 auth_url=self._trial.url,
                 is_polling=self._contact.is_polling,
-                endpoints=tuple(self._tunnel.endpoints()),
+                endpoints=tuple(own.address for own in self._tunnel.endpoints()),
                 exit_node=self._exit_node(),
                 traffic=self._tunnel.traffic(known),
                 health=self.health(),
@@ -281,15 +279,15 @@ class Backend:
 
     def map_request(self, node_key: NodePrivate) -> MapRequest:
         """See SessionHost."""
-        endpoints = tuple(self._tunnel.endpoints())
+        endpoints = self._tunnel.endpoints()
         return MapRequest(
             version=CURRENT_CAPABILITY_VERSION,
             compress=COMPRESS_ZSTD,
             node_key=node_key.public,
             disco_key=self._disco_key.public,
             hostinfo=self.hostinfo(),
-            endpoints=endpoints,
-            endpoint_types=(LOCAL_ENDPOINT,) * len(endpoints),
+            endpoints=tuple(own.address for own in endpoints),
+            endpoint_types=tuple(int(own.type) for own in endpoints),
         )
 
     def on_login_url(self, url: str) -> None:
@@ -354,7 +352,7 @@ class Backend:
             self._wake.clear()
             if self._network_changed:
                 self._network_changed = False
-                await self._session.network_changed([own.host for own in self._tunnel.endpoints()])
+                await self._session.network_changed([own.address.host for own in self._tunnel.endpoints()])
             await self._reconcile()
 
     async def _reconcile(self) -> None:

@@ -12,6 +12,7 @@ from pyroute2 import NetlinkError
 
 from meshnode.config import DaemonConfig
 from meshnode.dataplane import segments_per_unit
+from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.engine.engine import Engine
 from meshnode.engine.tun import Tun
 from meshnode.engine.udp import UdpPortInUse, UdpSockets, UdpUnavailable
@@ -95,10 +96,13 @@ class LinuxTunnel:
             listen_port=self._engine.local_port,
         )
 
-    def endpoints(self) -> Sequence[AddrPort]:
+    def endpoints(self) -> Sequence[Endpoint]:
         """See Tunnel."""
         port = self._engine.local_port
-        return [AddrPort(str(address), port) for address in self._monitor.state.endpoints]
+        return [
+            Endpoint(AddrPort(str(address), port), EndpointType.LOCAL)
+            for address in self._monitor.state.endpoints
+        ]
 
     def traffic(self, peers: Sequence[NodePublic]) -> Mapping[NodePublic, Traffic]:
         """See Tunnel."""

@@ -6,12 +6,15 @@ Computed from values at one moment. The text of `meshnode status` is made from t
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshnode.backend_state import BackendState
+from meshnode.dataplane import DropReason
+from meshnode.disco.events import DiscoDrop
 from meshnode.netmap.derive import is_expired
 from meshnode.netmap.session import NetworkMap
 from meshnode.prefs import Prefs
@@ -39,10 +42,47 @@ class Traffic:
     """Seconds since we last sent to it."""
     address: AddrPort | None = None
     """Where it is reached directly, once it has answered from there."""
+    relay: int = 0
+    """The DERP region that data for it goes to now; 0 on any other way."""
+    peer_relay: str = ""
+    """The peer relay that data for it goes through now, as `ip:port:vni:N`; empty on any other way."""
 
     @property
     def is_active(self) -> bool:
         return self.sent_ago_s is not None and self.sent_ago_s < ACTIVE_WITHIN_S
+
+
+class Way(enum.Enum):
+    """How a WireGuard datagram travels. The value is the label `path` of Tailscale's metrics."""
+
+    DIRECT_IPV4 = "direct_ipv4"
+    DIRECT_IPV6 = "direct_ipv6"
+    DERP = "derp"
+    PEER_RELAY_IPV4 = "peer_relay_ipv4"
+    PEER_RELAY_IPV6 = "peer_relay_ipv6"
+
+
+class Flow(NamedTuple):
+    """What went one way. Bytes are of WireGuard datagrams."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What the tunnel has counted since its start."""
+
+    inbound: Mapping[Way, Flow] = field(default_factory=dict)
+    outbound: Mapping[Way, Flow] = field(default_factory=dict)
+    drops: Mapping[DropReason, int] = field(default_factory=dict)
+    disco_drops: Mapping[DiscoDrop, int] = field(default_factory=dict)
+    receive_overflow: int = 0
+    """Datagrams that the kernel dropped because they came faster than we read."""
+    handshakes: int = 0
+    """Completed WireGuard handshakes."""
+    path_changes: int = 0
+    """Times that data for a peer was sent another way than before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

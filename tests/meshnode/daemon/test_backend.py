@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.app import Coordinator
 from meshnode.backend import Refused
+from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.prefs import InvalidPrefs, Prefs, mask
 from tests.meshnode.daemon.conftest import (
     NodeMaker,
@@ -21,7 +22,7 @@ from tests.meshnode.daemon.conftest import (
     url_of,
     wait_until,
 )
-from tests.meshnode.fakes import coordinator_in
+from tests.meshnode.fakes import ENDPOINT, coordinator_in
 
 
 def peer_names(node: TestNode) -> set[str]:
@@ -39,7 +40,7 @@ async def test_two_nodes_join_and_know_each_other(coordinator: Coordinator, star
         "100.64.0.1/32",
         "fd7a:115c:a1e0::1/128",
     ]
-    await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [two.tunnel.local_endpoints])
+    await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [(ENDPOINT,)])
     status = one.backend.status()
     assert status["TailscaleIPs"] == ["100.64.0.1", "fd7a:115c:a1e0::1"]
     assert status["Self"]["Online"]
@@ -49,8 +50,8 @@ async def test_a_change_of_network_reaches_the_peers(coordinator: Coordinator, s
     one, two = await start_node("one"), await start_node("two")
     await join(one, coordinator, "one")
     await join(two, coordinator, "two")
-    elsewhere = two.tunnel.local_endpoints[0]._replace(host="198.51.100.9")
-    two.tunnel.local_endpoints = (elsewhere,)
+    elsewhere = ENDPOINT._replace(host="198.51.100.9")
+    two.tunnel.known_endpoints = (Endpoint(elsewhere, EndpointType.LOCAL),)
     two.tunnel.on_network_change()
     await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [(elsewhere,)])
 
