@@ -42,6 +42,7 @@ PROGRAMS = {
         "wireguard-go": "wireguard-go",
         "stun": "stun-client",
         "turnutils_stunclient": "coturn",
+        "miniupnpd": "miniupnpd-nftables",
     },
 }
 

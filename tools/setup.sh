@@ -11,7 +11,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 programs=(
     ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps tcpdump:tcpdump curl:curl
     wg:wireguard-tools wireguard-go:wireguard-go iperf3:iperf3
-    stun:stun-client turnutils_stunclient:coturn
+    stun:stun-client turnutils_stunclient:coturn miniupnpd:miniupnpd-nftables
 )
 
 python=${PYTHON:-python3}
