@@ -28,6 +28,9 @@ ENOUGH_REGIONS_VERBOSE: Final = 100
 """Answers from so many regions are enough to wait no longer than the slowest of them took."""
 FULL_PATIENCE: Final = 2.0
 """By which a full check waits longer than that."""
+SMALL_MAP_PATIENCE: Final = 0.3
+"""Seconds that a map with fewer regions is waited for, once all of them have answered and been asked: another
+server or family may still tell something, but a family that the path swallows must not cost STUN_TIME."""
 TX_ID_SIZE: Final = 12
 
 
@@ -74,6 +77,8 @@ class Netcheck:
         self._begun_at = now
         self._sets = [_Tries(one) for one in plan.sets]
         self._enough = ENOUGH_REGIONS_VERBOSE if verbose else ENOUGH_REGIONS
+        self._regions = {one.region_id for one in plan.sets}
+        self._last_try_at = now + max((one.tries[-1].delay for one in plan.sets), default=0.0)
         self._in_flight: dict[bytes, tuple[_Tries, str, float]] = {}
         self._stop_at = now + STUN_TIME
         self._slowest = 0.0
@@ -87,12 +92,19 @@ class Netcheck:
             return []
         return [probe for tries in self._sets for probe in self._due(tries, now)]
 
-    def sent(self, family: Family) -> None:
-        """A probe left. On Linux EPERM is a firewall's word and counts as such."""
-        if family is Family.IPV4:
+    def sent(self, probe: Probe, now: float) -> None:
+        """A probe left, just now: its server's name may have had to be resolved first."""
+        if probe.family is Family.IPV4:
             self.report.ipv4_can_send = True
         else:
             self.report.ipv6_can_send = True
+        found = self._in_flight.get(probe.tx_id)
+        if found is not None:
+            self._in_flight[probe.tx_id] = (*found[:2], now)
+
+    def not_sent(self, probe: Probe) -> None:
+        """The server has no address in this family, or there is no way to it: no answer will come."""
+        self._in_flight.pop(probe.tx_id, None)
 
     def stun_received(self, tx_id: bytes, observed: AddrPort, now: float) -> bool:
         """An answer. False when it is to nothing of ours, or came again."""
@@ -104,9 +116,12 @@ class Netcheck:
         tries.answered_nodes.add(node)
         self.report.stun_answered(tries.probes.region_id, tries.probes.family, observed, latency)
         self._slowest = max(self._slowest, latency)
+        patience = self._slowest * (FULL_PATIENCE if self.is_full else 1.0)
         if len(self.report.region_latency) >= self._enough:
-            patience = self._slowest * (FULL_PATIENCE if self.is_full else 1.0)
             self._stop_at = min(self._stop_at, now + patience)
+        elif self._regions <= self.report.region_latency.keys():
+            patience = max(patience, SMALL_MAP_PATIENCE)
+            self._stop_at = min(self._stop_at, max(now, self._last_try_at) + patience)
         return True
 
     # --- what else is measured, by the shell ---

@@ -13,7 +13,16 @@ from typing import Final
 from meshnode.netcheck.report import Family, Report
 from meshproto.messages import DERPNode, DERPRegion
 
-__all__ = ["FULL_INTERVAL", "Plan", "ProbeSet", "Try", "full_plan", "incremental_plan"]
+__all__ = [
+    "FULL_INTERVAL",
+    "Plan",
+    "ProbeSet",
+    "Try",
+    "fallback_relays",
+    "full_plan",
+    "incremental_plan",
+    "stun_port",
+]
 
 FULL_INTERVAL: Final = 300.0
 """Seconds after which a check is to be a full one again."""
@@ -106,6 +115,16 @@ def incremental_plan(regions: Regions, families: Iterable[Family], last: Report,
         delays = _delays(tries, last.region_latency.get(region.region_id))
         sets += [_probe_set(region, family, delays) for family in _families(families, rank, is_home, last)]
     return Plan(tuple(one for one in sets if one is not None), is_full=False)
+
+
+def fallback_relays(regions: Regions) -> list[DERPNode]:
+    """Whom to measure otherwise where UDP is blocked: the first relay of each region that may be a home."""
+    relays = (
+        next((node for node in region.nodes if not node.stun_only), None)
+        for region in _measurable(regions, home=0)
+        if not region.avoid
+    )
+    return [node for node in relays if node is not None]
 
 
 def _families(families: tuple[Family, ...], rank: int, is_home: bool, last: Report) -> tuple[Family, ...]:

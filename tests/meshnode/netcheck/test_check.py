@@ -39,7 +39,7 @@ def run(machine: Netcheck, answers: dict[str, tuple[float, AddrPort]]) -> tuple[
     while not machine.is_done(now) and not machine.wants_fallback(now):
         for probe in machine.take_probes(now):
             sent.append(probe)
-            machine.sent(probe.family)
+            machine.sent(probe, now)
             key = f"{probe.node.name}/{probe.family.value}"
             if key in answers:
                 latency, observed = answers[key]
@@ -129,6 +129,39 @@ def test_ipv6_beside_ipv4() -> None:
     assert machine.report.global_v6 == OWN_IPV6
     assert machine.report.region_latency[1] == pytest.approx(0.015)
     assert machine.report.region_v4_latency[1] == pytest.approx(0.02)
+
+
+def test_a_family_that_the_path_swallows_does_not_hold_up_a_small_map() -> None:
+    regions = {1: region(1, "home", "Home", nodes=2)}
+    machine = check(regions, BOTH)
+    end, sent = run(machine, {"1a/v4": (0.02, OWN), "1b/v4": (0.02, OWN)})
+    assert end == pytest.approx(0.2 + 0.3)
+    assert machine.report.mapping_varies_by_dest_ip is False
+    assert len([probe for probe in sent if probe.family is Family.IPV6]) == 3
+
+
+def test_the_second_server_of_the_only_region_is_still_asked() -> None:
+    machine = check({1: region(1, "home", "Home", nodes=3)}, BOTH)
+    run(machine, {"1a/v4": (0.001, OWN), "1a/v6": (0.001, OWN_IPV6), "1c/v4": (0.001, OTHER)})
+    assert machine.report.mapping_varies_by_dest_ip is True
+
+
+def test_time_before_a_probe_left_is_no_latency() -> None:
+    machine = check()
+    probe = machine.take_probes(0.0)[0]
+    machine.sent(probe, 0.05)
+    machine.stun_received(probe.tx_id, OWN, 0.07)
+    assert machine.report.region_latency[probe.region_id] == pytest.approx(0.02)
+
+
+def test_without_a_way_out_it_does_not_wait() -> None:
+    machine = check()
+    for now in (0.0, 0.1, 0.2):
+        assert not machine.wants_fallback(now)
+        for probe in machine.take_probes(now):
+            machine.not_sent(probe)
+    assert machine.wants_fallback(0.2)
+    assert not machine.report.ipv4_can_send
 
 
 def test_without_udp_the_relays_are_measured_otherwise() -> None:
