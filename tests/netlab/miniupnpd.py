@@ -4,10 +4,10 @@
     server = Miniupnpd(router, external="25.0.113.20")
     server.start()
 
-It refuses to map ports while its external address is one of those that no host on the internet has, and for it
-the networks for documentation (203.0.113.0/24 and the like) are among them. So the WAN interface needs an
-address from elsewhere: as its only one, or, given as `external`, as one more to which the lab's internet has a
-route. Nothing of the lab leaves the machine; 25.0.0.0/8, which is not announced on the internet, will do.
+It refuses to map ports while its external address is one of those that no host on the internet has, and for
+it the networks for documentation (203.0.113.0/24 and the like) are among them. So the WAN interface needs an
+address from elsewhere: as its only one, or, given as `external`, as one more to which the lab's internet has
+a route. Nothing of the lab leaves the machine; 25.0.0.0/8 will do, which nobody announces on the internet.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ table inet miniupnpd {
 }
 """
 
-# NAT-PMP and PCP share a port, and the first byte of a request tells which it is. The server has one switch for
-# both; of which only one is wanted, the other's requests do not get in.
+# NAT-PMP and PCP share a port, and the first byte of a request tells which it is. The server has one switch
+# for both; where only one is wanted, the other's requests do not get in.
 SILENCED = """
 table inet miniupnpd-silenced
 delete table inet miniupnpd-silenced
