@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from derp.relay_node import DEFAULT_PORT, RelayNode
+from meshproto.addresses import MAX_PORT
 from meshproto.messages import DERPNode, DERPRegion
 
-__all__ = ["relay_node", "relay_nodes"]
+__all__ = ["is_relay", "relay_node", "relay_nodes"]
 
 
 def relay_node(node: DERPNode) -> RelayNode:
@@ -21,6 +22,11 @@ def relay_node(node: DERPNode) -> RelayNode:
     )
 
 
+def is_relay(node: DERPNode) -> bool:
+    """Whether a node of the map relays. Some only answer STUN; a port may be none that exists."""
+    return not node.stun_only and 0 <= node.derp_port <= MAX_PORT
+
+
 def relay_nodes(region: DERPRegion) -> tuple[RelayNode, ...]:
-    """The relays of a region in the order in which to try them; those that only answer STUN are none."""
-    return tuple(relay_node(node) for node in region.nodes if not node.stun_only)
+    """The relays of a region in the order in which to try them."""
+    return tuple(relay_node(node) for node in region.nodes if is_relay(node))

@@ -19,7 +19,7 @@ from meshnode.netcheck.report import Family, Report
 from meshproto.addresses import AddrPort
 from meshproto.messages import DERPNode
 
-__all__ = ["Netcheck", "Probe"]
+__all__ = ["TOTAL_TIME", "Netcheck", "Probe"]
 
 STUN_TIME: Final = 3.0
 TOTAL_TIME: Final = 5.0

@@ -1,11 +1,11 @@
 """ICMP echo over IPv4 (RFC 792): the request, and whether a packet is its reply.
 
-    0  1  type: 8 request, 0 reply
-    1  1  code 0
-    2  2  checksum of the message
-    4  2  identifier: whose
-    6  2  sequence number
-    8  …  data, which the reply repeats
+0  1  type: 8 request, 0 reply
+1  1  code 0
+2  2  checksum of the message
+4  2  identifier: whose
+6  2  sequence number
+8  …  data, which the reply repeats
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def echo_request(identifier: int, sequence: int, data: bytes) -> bytes:
 
 
 def is_reply_untrusted(packet: bytes, sequence: int, data: bytes, *, identifier: int | None = None) -> bool:
-    """Whether a packet answers that request. With `identifier` it has an IP header, as raw sockets give it."""
+    """Whether a packet answers that request. With `identifier` it has an IP header: raw sockets."""
     if identifier is not None:
         packet = packet[(packet[0] & 0x0F) * 4 :] if packet else b""
     if len(packet) < _HEADER.size:

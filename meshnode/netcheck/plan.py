@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshnode.netcheck.report import Family, Report
+from meshnode.relay_nodes import is_relay
+from meshproto.addresses import MAX_PORT
 from meshproto.messages import DERPNode, DERPRegion
 
 __all__ = [
@@ -42,7 +44,6 @@ LATER_SPACING: Final = 0.05
 """More for each try beyond the second."""
 
 NO_ADDRESS: Final = "none"
-NO_STUN: Final = -1
 DEFAULT_STUN_PORT: Final = 3478
 
 
@@ -75,10 +76,8 @@ Regions = Mapping[int, DERPRegion]
 
 
 def stun_port(node: DERPNode) -> int:
-    """Where a node answers STUN; 0 for one that does not."""
-    if node.stun_port == NO_STUN:
-        return 0
-    return node.stun_port or DEFAULT_STUN_PORT
+    """Where a node answers STUN; 0 for one that does not, which -1 says."""
+    return (node.stun_port or DEFAULT_STUN_PORT) if 0 <= node.stun_port <= MAX_PORT else 0
 
 
 def answers_over(node: DERPNode, family: Family) -> bool:
@@ -117,14 +116,14 @@ def incremental_plan(regions: Regions, families: Iterable[Family], last: Report,
     return Plan(tuple(one for one in sets if one is not None), is_full=False)
 
 
-def fallback_relays(regions: Regions) -> list[DERPNode]:
+def fallback_relays(regions: Regions) -> dict[int, DERPNode]:
     """Whom to measure otherwise where UDP is blocked: the first relay of each region that may be a home."""
-    relays = (
-        next((node for node in region.nodes if not node.stun_only), None)
+    relays = {
+        region.region_id: next((node for node in region.nodes if is_relay(node)), None)
         for region in _measurable(regions, home=0)
         if not region.avoid
-    )
-    return [node for node in relays if node is not None]
+    }
+    return {region_id: node for region_id, node in relays.items() if node is not None}
 
 
 def _families(families: tuple[Family, ...], rank: int, is_home: bool, last: Report) -> tuple[Family, ...]:

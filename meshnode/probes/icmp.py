@@ -1,0 +1,41 @@
+"""One ICMP echo over IPv4: through a ping socket where the system lets us have one, else a raw one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from derp.dial import MarkSocket
+from meshnode.netcheck.echo import echo_request, is_reply_untrusted
+
+__all__ = ["ping"]
+
+_SEQUENCE: Final = 1
+_MAX_PACKET: Final = 2048
+
+
+async def ping(address: str, data: bytes, *, mark: MarkSocket, entropy: Callable[[int], bytes]) -> float:
+    """The round trip in seconds. Waits for ever. Raises OSError: not permitted, no route, and the like."""
+    loop = asyncio.get_running_loop()
+    sock, is_raw = _open()
+    with sock:
+        mark(sock)
+        sock.setblocking(False)
+        sock.connect((address, 0))
+        identifier = int.from_bytes(entropy(2), "big")
+        begun_at = loop.time()
+        await loop.sock_sendall(sock, echo_request(identifier, _SEQUENCE, data))
+        while True:
+            packet = await loop.sock_recv(sock, _MAX_PACKET)
+            if is_reply_untrusted(packet, _SEQUENCE, data, identifier=identifier if is_raw else None):
+                return loop.time() - begun_at
+
+
+def _open() -> tuple[socket.socket, bool]:
+    """A socket, and whether it is a raw one, which sees every reply, with its IP header."""
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP), False
+    except PermissionError:  # as net.ipv4.ping_group_range says, for root too
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP), True
