@@ -76,7 +76,7 @@ class NetcheckRunner:
         probe_port_mappers: Callable[[], Awaitable[PortMappers]] | None = None,
         make_tls: MakeContext = ssl.create_default_context,
     ) -> None:
-        """`mark` is called with every socket that a check opens; `make_tls` makes whom relays must convince."""
+        """`mark` is called with each socket that a check opens; `make_tls` says whom relays must convince."""
         self._send = send
         self._entropy = entropy
         self._options = DialOptions(mark=mark, make_tls=make_tls)

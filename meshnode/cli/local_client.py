@@ -67,6 +67,10 @@ class LocalClient:
     def status(self, *, peers: bool = True) -> Json:
         return self._json("GET", "status?" + urlencode({"peers": str(peers).lower()}))
 
+    def derp_map(self) -> bytes:
+        """The relays that this node knows, as JSON; `null` for none."""
+        return self._call("GET", "derpmap")
+
     def prefs(self) -> Json:
         return self._json("GET", "prefs")
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "set": ("meshnode.cli.set", "Change single settings"),
     "status": ("meshnode.cli.status", "Show this node and its peers"),
     "ip": ("meshnode.cli.ip", "Show addresses in the mesh"),
+    "netcheck": ("meshnode.cli.netcheck", "Show what the network lets through, and how far relays are"),
     "version": ("meshnode.cli.version", "Show the version"),
     "daemon": ("meshnode.cli.daemon", "Run the node in the foreground"),
 }
