@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,21 +21,24 @@ from meshnode.contact import Contact
 from meshnode.control.client import ControlClient
 from meshnode.control.errors import ControlError
 from meshnode.control.login import LoggedIn, fresh, resume
-from meshnode.control.server_url import InvalidServerURL, ServerURL
+from meshnode.control.server_url import ServerURL
 from meshnode.control.session import ControlSession
 from meshnode.health import health_lines
+from meshnode.host_rules import check_on_this_host
 from meshnode.hostinfo import describe_host, own_hostname
 from meshnode.login_trial import LoginTrial
 from meshnode.netmap.derive import Configuration, derive, find_exit_node, is_expired
+from meshnode.netmap.lookup import seconds_to_next_expiry
 from meshnode.netmap.session import NetworkMap
 from meshnode.netmap_cache import NetmapCache
 from meshnode.notifications import Bus
-from meshnode.prefs import InvalidPrefs, Prefs, apply_masked, normalise
+from meshnode.prefs import Prefs, apply_masked, normalise
 from meshnode.state import State, StateDir
-from meshnode.status import Document, StatusFacts, status_document
+from meshnode.status import Document, StatusFacts, home_region, status_document
 from meshnode.tunnel import Tunnel
+from meshnode.wireguard import PeerConfig
 from meshproto.capver import CURRENT_CAPABILITY_VERSION
-from meshproto.keys import DiscoPrivate, NodePrivate
+from meshproto.keys import NodePrivate
 from meshproto.messages import COMPRESS_ZSTD, Hostinfo, MapRequest, Node
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,6 @@ class Backend:
         self._tunnel = tunnel
         self._entropy = entropy
         self._on_crash = on_crash
-        self._disco_key = DiscoPrivate.generate(entropy)
         self._session = ControlSession(make_client, self, entropy)
 
         self._contact = Contact()
@@ -89,6 +90,7 @@ class Backend:
         self._timer: asyncio.TimerHandle | None = None
         self._announced = BackendState.NO_STATE
         tunnel.on_network_change = self._on_network_change
+        tunnel.on_change = self._session.report_change
 
     # Life.
 
@@ -124,6 +126,16 @@ class Backend:
         return self._state.prefs
 
     @property
+    def network_map(self) -> NetworkMap | None:
+        """The map in force, if it was made for our key."""
+        return self._map_of(self._state.node_key)
+
+    @property
+    def wireguard_peers(self) -> tuple[PeerConfig, ...]:
+        """The peers that the tunnel is configured with."""
+        return self._configuration.peers
+
+    @property
     def state(self) -> BackendState:
         network_map = self._map_of(self._state.node_key)
         return state_of(
@@ -155,6 +167,7 @@ class Backend:
                 auth_url=self._trial.url,
                 is_polling=self._contact.is_polling,
                 endpoints=tuple(own.address for own in self._tunnel.endpoints()),
+                home_region=home_region(self._tunnel.net_info()),
                 exit_node=self._exit_node(),
                 traffic=self._tunnel.traffic(known),
                 health=self.health(),
@@ -174,6 +187,8 @@ class Backend:
             problems=self._problems,
             advice=self._configuration.advice,
             wall=self._contact.wall(),
+            relay_problem=self._tunnel.relay_problem(),
+            net_info=self._tunnel.net_info(),
         )
 
     def login_progress(self) -> dict[str, Any]:
@@ -190,7 +205,7 @@ class Backend:
     async def edit_prefs(self, masked: Mapping[str, Any]) -> Prefs:
         """Change the settings that `masked` names. Raises InvalidPrefs, Refused or StateError."""
         before, after = self.prefs, apply_masked(self.prefs, masked)
-        self.check_prefs(after)
+        check_on_this_host(after)
         if after.control_url != before.control_url and self._state.node_key is not None:
             raise Refused(
                 f"this node is logged in at {before.control_url}; "
@@ -207,19 +222,6 @@ class Backend:
         await self._reconcile()
         return self.prefs
 
-    def check_prefs(self, prefs: Prefs) -> None:
-        """Rules that depend on this host. Raises InvalidPrefs."""
-        if prefs.control_url:
-            try:
-                ServerURL.parse(prefs.control_url)
-            except InvalidServerURL as error:
-                raise InvalidPrefs(str(error)) from error
-        if prefs.operator_user:
-            try:
-                pwd.getpwnam(prefs.operator_user)
-            except KeyError as error:
-                raise InvalidPrefs(f'operator "{prefs.operator_user}" is no user of this host') from error
-
     async def start(self, prefs: Prefs, auth_key: str = "", *, force_login: bool = False) -> None:
         """Run with these preferences, logging in where that is needed or forced.
 
@@ -227,7 +229,7 @@ class Backend:
         Raises InvalidPrefs, Refused or StateError when it does not even begin.
         """
         prefs = msgspec.structs.replace(normalise(prefs), want_running=True, logged_out=False)
-        self.check_prefs(prefs)
+        check_on_this_host(prefs)
         if not prefs.control_url:
             raise Refused("which coordinator? name it with --login-server=https://…")
         server = ServerURL.parse(prefs.control_url)
@@ -275,7 +277,7 @@ class Backend:
 
     def hostinfo(self) -> Hostinfo:
         """See SessionHost."""
-        return describe_host(self.prefs)
+        return describe_host(self.prefs, self._tunnel.net_info())
 
     def map_request(self, node_key: NodePrivate) -> MapRequest:
         """See SessionHost."""
@@ -284,7 +286,7 @@ class Backend:
             version=CURRENT_CAPABILITY_VERSION,
             compress=COMPRESS_ZSTD,
             node_key=node_key.public,
-            disco_key=self._disco_key.public,
+            disco_key=self._tunnel.disco_key,
             hostinfo=self.hostinfo(),
             endpoints=tuple(own.address for own in endpoints),
             endpoint_types=tuple(int(own.type) for own in endpoints),
@@ -390,10 +392,7 @@ class Backend:
             self._timer.cancel()
         delay = RETRY_CONFIGURE_S if self._problems else EXPIRY_CHECK_MAX_S
         if self._network_map is not None:
-            wall = self._contact.wall()
-            nodes = [self._network_map.self_node, *self._network_map.peers.values()]
-            ends = [node.key_expiry.timestamp() for node in nodes if node.key_expiry is not None]
-            delay = min([delay, *(end - wall + 0.1 for end in ends if end > wall)])
+            delay = min(delay, seconds_to_next_expiry(self._network_map, self._contact.wall()))
         self._timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
 
     def _announce(self) -> None:

@@ -16,12 +16,13 @@ from meshnode.backend import Backend
 from meshnode.config import DaemonConfig
 from meshnode.control.client import ControlClient
 from meshnode.control.server_url import ServerURL
+from meshnode.diagnostics import Diagnostics
 from meshnode.linux.cleanup import clean_up
 from meshnode.linux.errors import RouterError
-from meshnode.linux.marks import FWMARK
-from meshnode.linux_tunnel import LinuxTunnel
+from meshnode.linux_tunnel import LinuxTunnel, mark_socket
 from meshnode.localapi import LocalAPI, SocketTaken, bind_socket, unbind
 from meshnode.state import State, StateDir, StateError
+from meshnode.tsmp import Tsmp
 from meshnode.tunnel import TunnelError
 from meshproto.keys import MachinePrivate, NodePrivate
 
@@ -92,8 +93,10 @@ async def _serve_on(config: DaemonConfig, store: StateDir, state: State, listene
         entropy=os.urandom,
         on_crash=ending.crash,
     )
-    api = LocalAPI(backend, shut_down=ending.set)
+    tsmp = Tsmp(config.tun, os.urandom)
+    api = LocalAPI(backend, Diagnostics(backend, tunnel, tsmp, config.tun), shut_down=ending.set)
     try:
+        tsmp.open()
         await backend.open()
         await api.serve(listener, config.socket)
         log.info("meshnode %s runs: interface %s, state %s", __version__, config.tun, config.state_dir)
@@ -101,6 +104,7 @@ async def _serve_on(config: DaemonConfig, store: StateDir, state: State, listene
     finally:
         backend.bus.close()
         await api.close()
+        tsmp.close()
         await backend.close()
     log.info("meshnode has ended")
 
@@ -134,11 +138,6 @@ class _Ending:
 
 def _client_factory(machine_key: MachinePrivate) -> Callable[[ServerURL], ControlClient]:
     return lambda server: ControlClient(server, machine_key, mark=mark_socket, entropy=os.urandom)
-
-
-def mark_socket(own: socket.socket) -> None:
-    """Keep our own traffic out of every tunnel."""
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
 
 
 def _open_state_dir(path: Path) -> StateDir:

@@ -11,18 +11,19 @@ import msgspec
 
 from meshnode import __version__
 from meshnode.prefs import Prefs
-from meshproto.messages import Hostinfo
+from meshproto.messages import Hostinfo, NetInfo
 
 OS_RELEASE_FILES = (Path("/etc/os-release"), Path("/usr/lib/os-release"))
 FALLBACK_HOSTNAME = "meshnode"
 
 
-def describe_host(prefs: Prefs) -> Hostinfo:
-    """The inventory of this machine with what the preferences offer."""
+def describe_host(prefs: Prefs, net_info: NetInfo | None = None) -> Hostinfo:
+    """The inventory of this machine with what the preferences offer and what its network is like."""
     return msgspec.structs.replace(
         _inventory(),
         hostname=prefs.hostname or own_hostname(),
         routable_ips=prefs.advertised,
+        net_info=net_info,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which addresses a datagram for a peer goes to.
+"""Which addresses a datagram goes to for a peer that speaks WireGuard and nothing else.
 
 A path is confirmed by an authenticated datagram that came over it, and by nothing else. Until then,
 handshakes try every candidate, and the first answer decides. A confirmed path follows the peer as it roams,
@@ -8,51 +8,27 @@ and is doubted when a handshake over it gets no answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 from meshnode.wireguard.events import Kind
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePublic
 
-__all__ = ["MAX_CANDIDATES", "CandidatePaths", "Destination", "Paths"]
+__all__ = ["MAX_CANDIDATES", "CandidatePaths"]
 
 MAX_CANDIDATES: Final = 16
 """Per peer, the first ones: a peer's map entry must not make us send to half the Internet."""
-
-Destination: TypeAlias = AddrPort
-
-
-class Paths(Protocol):
-    """What the engine asks before it sends, and tells after it heard. `now` is monotonic seconds."""
-
-    def set_peer(self, peer: NodePublic, candidates: Sequence[AddrPort]) -> None:
-        """Make `candidates` be where `peer` may be reached, best first. A confirmed path is kept."""
-
-    def remove_peer(self, peer: NodePublic) -> None:
-        """Forget `peer`. Nothing happens when it is unknown."""
-
-    def destinations(self, peer: NodePublic, kind: Kind, now: float) -> Sequence[Destination]:
-        """Where a datagram of `kind` goes now: to each of them. Empty when no address is known."""
-
-    def confirmed(self, peer: NodePublic) -> Destination | None:
-        """The confirmed path, for people to look at."""
-
-    def heard_from(self, peer: NodePublic, source: AddrPort, now: float) -> None:
-        """An authenticated datagram of `peer` came from `source`."""
-
-    def handshake_timed_out(self, peer: NodePublic, now: float) -> None:
-        """A handshake with `peer` got no answer in time."""
 
 
 class _PeerPaths:
     __slots__ = ("candidates", "heard_at", "is_confirmed")
 
     def __init__(self) -> None:
-        self.candidates: tuple[Destination, ...] = ()
-        self.heard_at: Destination | None = None  # the source of the last authenticated datagram
+        self.candidates: tuple[AddrPort, ...] = ()
+        self.heard_at: AddrPort | None = None  # the source of the last authenticated datagram
         self.is_confirmed = False
 
-    def all(self) -> tuple[Destination, ...]:
+    def all(self) -> tuple[AddrPort, ...]:
         """Every place to try, the one where the peer was last first."""
         if self.heard_at is None:
             return self.candidates
@@ -60,7 +36,7 @@ class _PeerPaths:
 
 
 class CandidatePaths:
-    """Direct paths only, from candidates that somebody else gathered."""
+    """Direct paths only, from candidates that somebody else gathered. `now` is monotonic seconds."""
 
     def __init__(self) -> None:
         self._peers: dict[NodePublic, _PeerPaths] = {}
@@ -71,9 +47,10 @@ class CandidatePaths:
         paths.candidates = tuple(dict.fromkeys(candidates))[:MAX_CANDIDATES]
 
     def remove_peer(self, peer: NodePublic) -> None:
+        """Forget `peer`. Nothing happens when it is unknown."""
         self._peers.pop(peer, None)
 
-    def destinations(self, peer: NodePublic, kind: Kind, now: float) -> Sequence[Destination]:
+    def destinations(self, peer: NodePublic, kind: Kind, now: float) -> Sequence[AddrPort]:
         """The confirmed path. Without one: handshakes go everywhere, data to the likeliest place only."""
         paths = self._peers.get(peer)
         if paths is None:
@@ -82,11 +59,13 @@ class CandidatePaths:
             return (paths.heard_at,)
         return paths.all() if kind is Kind.HANDSHAKE else paths.all()[:1]
 
-    def confirmed(self, peer: NodePublic) -> Destination | None:
+    def confirmed(self, peer: NodePublic) -> AddrPort | None:
+        """The confirmed path, for people to look at."""
         paths = self._peers.get(peer)
         return paths.heard_at if paths is not None and paths.is_confirmed else None
 
     def heard_from(self, peer: NodePublic, source: AddrPort, now: float) -> None:
+        """An authenticated datagram of `peer` came from `source`."""
         paths = self._peers.get(peer)
         if paths is not None:
             paths.heard_at = source

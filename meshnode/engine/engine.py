@@ -10,15 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from meshnode.dataplane import RECEIVE_BUFFER_SIZE, TUN_BUFFER_SIZE, DropReason
+from meshnode.disco import geneve
+from meshnode.disco.demux import Protocol, classify, classify_relayed
+from meshnode.disco.destinations import (
+    AuxPath,
+    DerpDestination,
+    Destination,
+    Path,
+    RelayPath,
+    Via,
+    as_source,
+    from_source,
+)
+from meshnode.disco.events import Event as PathEvent
+from meshnode.disco.events import PathChanged, PeerInfo, SocketsReleased
+from meshnode.disco.manager import Manager
 from meshnode.engine.outbox import Outbox
 from meshnode.engine.tun import Tun, TunGone
 from meshnode.engine.udp import UdpSockets
 from meshnode.engine.udp_socket import UdpSocket
-from meshnode.paths import Destination, Paths
+from meshnode.engine.wire import AuxSockets, PathCounts, RelaySend, Wire
 from meshnode.wireguard import (
     Device,
     Event,
@@ -29,7 +45,7 @@ from meshnode.wireguard import (
     PeerHeardFrom,
 )
 from meshproto.addresses import AddrPort
-from meshproto.keys import NodePrivate, NodePublic
+from meshproto.keys import DiscoPublic, NodePrivate, NodePublic
 
 __all__ = ["Engine"]
 
@@ -46,12 +62,16 @@ class Engine:
     """
 
     def __init__(
-        self, device: Device, paths: Paths, tun: Tun, udp: UdpSockets, loop: asyncio.AbstractEventLoop
+        self, device: Device, paths: Manager, tun: Tun, udp: UdpSockets, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.device = device
         self.paths = paths
-        self.on_other: Callable[[memoryview, AddrPort], None] = self._count_other
-        """Called with each datagram that is not WireGuard's; the bytes are valid during the call."""
+        self.received = PathCounts()
+        """Receives that held packets for the tunnel."""
+        self.on_stun: Callable[[bytes, AddrPort], None] = lambda datagram, source: None
+        """Called with each STUN message that came to the main sockets."""
+        self.on_path_event: Callable[[PathEvent], None] = lambda event: None
+        """Called with each event of the paths."""
         self.on_event: Callable[[Event], None] = lambda event: None
         """Called with each event of the device, after the paths have heard of it."""
         self.on_tun_gone: Callable[[], None] = lambda: None
@@ -59,7 +79,9 @@ class Engine:
         self._tun = tun
         self._udp = udp
         self._loop = loop
-        self._outbox = Outbox(udp)
+        self._aux = AuxSockets(udp, loop, self._on_udp_readable)
+        self._wire = Wire(udp, self._aux)
+        self._outbox = Outbox(self._wire)
         self._tun_buffer = memoryview(bytearray(TUN_BUFFER_SIZE))
         self._receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
         self._opened_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
@@ -68,6 +90,7 @@ class Engine:
         self._is_reading_tun = False
         self._has_tun = True
         self._writers: set[UdpSocket] = set()
+        self._disco_keys: dict[NodePublic, DiscoPublic | None] = {}
         device.coalescing = tun.coalescing
 
     @property
@@ -113,35 +136,62 @@ class Engine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._aux.close()
         self._udp.close()
         self._tun.close()
 
+    @property
+    def sent(self) -> PathCounts:
+        """WireGuard datagrams that left, by path."""
+        return self._wire.sent
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether the host gave us an IPv6 socket."""
+        return self._udp.has_ipv6
+
+    def use_relays(self, send: RelaySend) -> None:
+        """What goes over DERP is given to `send`."""
+        self._wire.relay = send
+
+    def send_stun(self, datagram: bytes, destination: AddrPort) -> bool:
+        """Send from the socket that peers reach us at. Returns whether it left."""
+        return self._udp.try_send(datagram, destination)
+
     def configure(
-        self,
-        private_key: NodePrivate,
-        peers: Sequence[PeerConfig],
-        candidates: Mapping[NodePublic, Sequence[AddrPort]],
+        self, private_key: NodePrivate, peers: Sequence[PeerConfig], paths: Sequence[PeerInfo]
     ) -> None:
-        """Make the device be this node with these peers, and `candidates` be where they may be reached.
+        """Make the device be this node with these peers, and `paths` be what is known of where they are.
 
         Declarative; sessions and confirmed paths of peers that stay are kept. Raises ValueError as
         `Device.set_peers`.
         """
         now = self._loop.time()
         self.device.set_private_key(private_key)
-        before = self.device.peers
         self.device.set_peers(peers, now)
-        after = self.device.peers
-        for peer in set(before).difference(after):
-            self.paths.remove_peer(peer)
-        for peer in after:
-            self.paths.set_peer(peer, candidates.get(peer, ()))
+        self.paths.set_node_key(private_key.public)
+        configured = set(self.device.peers)
+        known = self._disco_keys
+        infos = [info for info in paths if info.node_key in configured]
+        self.paths.set_peers(infos, now)
+        self._disco_keys = {info.node_key: info.disco_key for info in infos}
+        for peer, disco_key in self._disco_keys.items():
+            # It has restarted, and its session with it: waiting for our own timers would cost 15 s.
+            if known.get(peer, disco_key) != disco_key and self.device.stats(peer).has_session:
+                self.device.initiate(peer, now)
         self._finish_turn(now)
 
     def initiate(self, peer: NodePublic) -> None:
         """Start a handshake with `peer` because the path changed. Raises KeyError for an unknown one."""
         now = self._loop.time()
         self.device.initiate(peer, now)
+        self._finish_turn(now)
+
+    @contextmanager
+    def turn(self) -> Iterator[float]:
+        """For whoever calls `paths` from outside: gives the time, and sends what came of it afterwards."""
+        now = self._loop.time()
+        yield now
         self._finish_turn(now)
 
     # --- from the tunnel ---
@@ -158,7 +208,7 @@ class Engine:
                 sealed = encapsulate(buffer[:length], outbox.room(), now)
                 if sealed is not None:
                     outbox.add(sealed.units, destinations(sealed.peer, Kind.DATA, now))
-                    if self._udp.is_blocked:
+                    if self._wire.is_blocked:
                         break
         except TunGone as error:
             log.error("%s", error)
@@ -170,67 +220,128 @@ class Engine:
 
     # --- from the network ---
 
-    def _on_udp_readable(self, sock: UdpSocket) -> None:
+    def _on_udp_readable(self, sock: UdpSocket, aux: int | None = None) -> None:
+        """`aux` is the number of an auxiliary socket."""
         now = self._loop.time()
-        received, opened = self._receive_buffer, self._opened_buffer
+        received = self._receive_buffer
         for _ in range(READ_BUDGET):
             datagrams = sock.receive_into(received)
             if datagrams is None:
                 break
             length, stride, source = datagrams
-            outcome = self.device.decapsulate(received[:length], stride, source, opened, now)
-            for start, size in outcome.units:
-                lost = self._tun.write(opened[start : start + size])
-                if lost:
-                    self._tun_write_failed(lost)
-            for start, size in outcome.other:
-                self.on_other(received[start : start + size], source)
+            self._receive(received[:length], stride, source if aux is None else AuxPath(source, aux), now)
+        self._finish_turn(now)
+
+    def _receive(self, datagrams: memoryview, stride: int, via: Path, now: float) -> None:
+        for start, size in self._open(datagrams, stride, via, now):
+            self._receive_other(datagrams[start : start + size], via, now)
+
+    def _open(self, datagrams: memoryview, stride: int, via: Via, now: float) -> list[tuple[int, int]]:
+        """Give WireGuard's packets to the tunnel. Returns where the other datagrams are."""
+        opened = self._opened_buffer
+        outcome = self.device.decapsulate(datagrams, stride, as_source(via), opened, now)
+        if outcome.units:
+            self.received.count(via, len(datagrams), stride)
+        for start, size in outcome.units:
+            lost = self._tun.write(opened[start : start + size])
+            if lost:
+                self._tun_write_failed(lost)
+        return outcome.other
+
+    def _receive_other(self, datagram: memoryview, via: Path, now: float) -> None:
+        protocol = classify(datagram)
+        if protocol is Protocol.DISCO:
+            self.paths.receive_udp(bytes(datagram), via, now)
+        elif protocol is Protocol.STUN and isinstance(via, AddrPort):
+            self.on_stun(bytes(datagram), via)
+        elif protocol is Protocol.GENEVE_DISCO and isinstance(via, AddrPort):
+            self.paths.receive_geneve(bytes(datagram), via, now)
+        elif protocol is Protocol.GENEVE_WIREGUARD and isinstance(via, AddrPort):
+            header = geneve.read_header(datagram)
+            assert header is not None
+            inner = datagram[geneve.HEADER_SIZE :]
+            self._count_unknown(self._open(inner, len(inner), RelayPath(via, header.vni), now))
+        else:
+            self._count_unknown([(0, len(datagram))])
+
+    def receive_relayed(self, region_id: int, source: NodePublic, packet: bytes) -> None:
+        """A DERP relay of the region brought a packet of `source`."""
+        now = self._loop.time()
+        if classify_relayed(packet) is Protocol.DISCO:
+            self.paths.receive_derp(packet, source, region_id, now)
+        elif len(packet) <= len(self._opened_buffer):
+            via = DerpDestination(region_id, source)
+            self._count_unknown(self._open(memoryview(packet), len(packet), via, now))
         self._finish_turn(now)
 
     def _tun_write_failed(self, lost: int) -> None:
         self._udp.drops[DropReason.TUN_WRITE_FAILED] += lost
         self.device.coalescing = self._tun.coalescing
 
-    def _count_other(self, datagram: memoryview, source: AddrPort) -> None:
-        self._udp.drops[DropReason.UNKNOWN_DATAGRAM] += 1
+    def _count_unknown(self, datagrams: Sequence[tuple[int, int]]) -> None:
+        if datagrams:
+            self._udp.drops[DropReason.UNKNOWN_DATAGRAM] += len(datagrams)
 
     # --- the end of every turn ---
 
     def _finish_turn(self, now: float) -> None:
-        due = self.device.next_timeout()
-        if due is not None and due <= now:
-            self.device.handle_timeout(now)
-            due = self.device.next_timeout()
-        for event in self.device.take_events():
+        for address in self._wire.take_unreachable():
+            self.paths.send_failed(address, now)
+        _handle_due(self.device, now)
+        _handle_due(self.paths, now)
+        while self._take_output(now):
+            pass
+        if self._wire.is_blocked:
+            self._watch_blocked()
+        self._arm(self.device.next_timeout())
+        self._arm(self.paths.next_timeout())
+
+    def _take_output(self, now: float) -> bool:
+        """Events, then datagrams: each of them may cause more. Returns whether there were any."""
+        happened = self.device.take_events()
+        for event in happened:
             self._tell_paths(event, now)
             self.on_event(event)
-        for outgoing in self.device.take_datagrams():
-            self._send(outgoing, now)
-        if self._udp.is_blocked:
-            self._watch_blocked()
-        self._arm(due)
+        path_news = self.paths.take_events()
+        for news in path_news:
+            self._path_news(news, now)
+        outgoing = self.device.take_datagrams()
+        for one in outgoing:
+            self._send(one, now)
+        messages = self.paths.take_datagrams()
+        for message in messages:
+            self._wire.send_disco(message)
+        return bool(happened or path_news or outgoing or messages)
 
     def _tell_paths(self, event: Event, now: float) -> None:
         if isinstance(event, PeerHeardFrom):
-            self.paths.heard_from(event.peer, AddrPort(*event.source), now)
+            self.paths.heard_from(event.peer, from_source(event.source), now)
         elif isinstance(event, HandshakeTimedOut):
             self.paths.handshake_timed_out(event.peer, now)
+
+    def _path_news(self, news: PathEvent, now: float) -> None:
+        if isinstance(news, PathChanged):
+            if news.destination is not None and self.device.awaits_handshake(news.peer):
+                self.device.initiate(news.peer, now)
+        elif isinstance(news, SocketsReleased):
+            self._aux.release(news.sockets)
+        self.on_path_event(news)
 
     def _send(self, outgoing: Outgoing, now: float) -> None:
         destinations: Sequence[Destination] = ()
         if outgoing.reply_to is not None:
-            destinations = (AddrPort(*outgoing.reply_to),)
+            destinations = (from_source(outgoing.reply_to),)
         elif outgoing.peer is not None:
             destinations = self.paths.destinations(outgoing.peer, outgoing.kind, now)
         if not destinations:
             self._udp.drops[DropReason.NO_DESTINATION] += 1
         for destination in destinations:
-            self._udp.send(memoryview(outgoing.datagram), len(outgoing.datagram), destination)
+            self._wire.send(memoryview(outgoing.datagram), len(outgoing.datagram), destination)
 
     # --- back-pressure: a full socket stops the tunnel's reader, and the kernel slows its senders down ---
 
     def _watch_blocked(self) -> None:
-        for sock in self._udp.sockets:
+        for sock in self._wire.sockets:
             if sock.is_blocked and sock not in self._writers and self._is_running:
                 self._writers.add(sock)
                 self._loop.add_writer(sock.fileno(), self._on_udp_writable, sock)
@@ -272,3 +383,9 @@ class Engine:
     def _on_timer(self) -> None:
         self._timer = None
         self._finish_turn(self._loop.time())
+
+
+def _handle_due(core: Device | Manager, now: float) -> None:
+    due = core.next_timeout()
+    if due is not None and due <= now:
+        core.handle_timeout(now)

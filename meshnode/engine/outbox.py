@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from meshnode.dataplane import MAX_UNIT_IPV6, MAX_UNIT_SEGMENTS, SEAL_BUFFER_SIZE, DropReason, Unit
-from meshnode.engine.udp import UdpSockets
-from meshnode.paths import Destination
+from meshnode.disco.destinations import Destination
+from meshnode.engine.wire import Wire
 
 __all__ = ["Outbox"]
 
@@ -24,8 +24,8 @@ BUFFER_SIZE: Final = SEAL_BUFFER_SIZE + 2 * FLUSH_AT
 class Outbox:
     """Call `room`, seal into it, `add` the units, `flush` at the end of the turn: not while `is_blocked`."""
 
-    def __init__(self, udp: UdpSockets) -> None:
-        self._udp = udp
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._used = 0
         # The run: adjacent units that wait for one send.
@@ -56,7 +56,7 @@ class Outbox:
         """Send everything."""
         self._send_run()
         self._start = self._used
-        if not self._udp.is_blocked:
+        if not self._wire.is_blocked:
             self._start = self._used = 0
 
     def _joins(self, unit: Unit, destinations: Sequence[Destination]) -> bool:
@@ -74,6 +74,6 @@ class Outbox:
             return
         data = self._buffer[self._start : self._used]
         if not self._destinations:
-            self._udp.drops[DropReason.NO_DESTINATION] += -(-len(data) // self._stride)
+            self._wire.drops[DropReason.NO_DESTINATION] += -(-len(data) // self._stride)
         for destination in self._destinations:
-            self._udp.send(data, self._stride, destination)
+            self._wire.send(data, self._stride, destination)

@@ -39,10 +39,20 @@ class UdpPortInUse(UdpUnavailable):
 class UdpSockets:
     """One socket for each family that the machine has. `drops` counts what could not be sent."""
 
-    def __init__(self, sockets: Sequence[UdpSocket], drops: Counter[DropReason], port: int) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[UdpSocket],
+        drops: Counter[DropReason],
+        port: int,
+        *,
+        fwmark: int = 0,
+        options: UdpOptions = ALL_ON,
+    ) -> None:
         self.sockets = tuple(sockets)
         self.drops = drops
         self.local_port = port
+        self._fwmark = fwmark
+        self._options = options
         self._ipv4 = self._of(socket.AF_INET)
         self._ipv6 = self._of(socket.AF_INET6)
 
@@ -73,7 +83,8 @@ class UdpSockets:
             for sock in found:
                 _tune(sock, fwmark)
             local_port = found[0].getsockname()[1]
-            return cls([UdpSocket(sock, options, drops) for sock in found], drops, local_port)
+            sockets = [UdpSocket(sock, options, drops) for sock in found]
+            return cls(sockets, drops, local_port, fwmark=fwmark, options=options)
         raise UdpPortInUse("no UDP port is free in both IPv4 and IPv6: give one")
 
     @property
@@ -88,6 +99,24 @@ class UdpSockets:
             self.drops[DropReason.SEND_FAILED] += -(-len(data) // stride)
             return
         sock.send(data, stride, destination)
+
+    def try_send(self, datagram: bytes, destination: AddrPort, *, dont_fragment: bool = False) -> bool:
+        """See `UdpSocket.try_send`."""
+        sock = self._ipv6 if ":" in destination.host else self._ipv4
+        return sock is not None and sock.try_send(datagram, destination, dont_fragment=dont_fragment)
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether there is a socket of that family."""
+        return self._ipv6 is not None
+
+    def open_auxiliary(self, towards: AddrPort) -> UdpSocket:
+        """One more socket, on a port of its own, that can send to `towards`. Raises UdpUnavailable."""
+        sock = _bind(socket.AF_INET6 if ":" in towards.host else socket.AF_INET, 0)
+        if sock is None:
+            raise UdpUnavailable(f"the machine cannot send to {towards}")
+        _mark(sock, self._fwmark)
+        return UdpSocket(sock, self._options, self.drops)
 
     def close(self) -> None:
         """Close all sockets. Safe to call again."""
@@ -135,6 +164,10 @@ def _tune(sock: socket.socket, fwmark: int) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_SIZE)
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+    _mark(sock, fwmark)
+
+
+def _mark(sock: socket.socket, fwmark: int) -> None:
     if fwmark:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)

@@ -19,6 +19,10 @@ SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 SO_RXQ_OVFL: Final = 40
+IP_MTU_DISCOVER: Final = 10
+IPV6_MTU_DISCOVER: Final = 23
+PMTUDISC_WANT: Final = 1
+PMTUDISC_PROBE: Final = 3
 ANCILLARY_SIZE: Final = 128
 
 MAX_BACKLOG_BYTES: Final = 512 * 1024
@@ -30,6 +34,8 @@ MAX_INVALID_BATCHES: Final = 3
 MIN_BATCH_WITH_TAIL: Final = 8
 SHORT_TAIL: Final = b"\x07"
 """A datagram that every WireGuard ignores: with it, a batch is not all of one size (reference §6.9)."""
+
+NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 
 _U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
@@ -76,6 +82,8 @@ class UdpSocket:
         self.gro = options.gro and _enable_gro(sock)
         self.receive_overflow = 0
         """Datagrams that the kernel dropped because we did not read in time."""
+        self.unreachable: set[AddrPort] = set()
+        """Where `send` found no way to. The owner replaces it."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -99,6 +107,28 @@ class UdpSocket:
         sent = self._send_now(data, stride, destination)
         if sent < len(data):
             self._keep(data[sent:], stride, destination)
+
+    def try_send(self, datagram: bytes, destination: AddrPort, *, dont_fragment: bool = False) -> bool:
+        """Send one datagram now or not at all, uncounted. Returns whether it left.
+
+        With `dont_fragment` it leaves whole, whatever the kernel believes of the path's MTU.
+        """
+        if dont_fragment:
+            self._discover_mtu(PMTUDISC_PROBE)
+        try:
+            self._sock.sendto(datagram, destination)
+        except OSError:
+            return False
+        finally:
+            if dont_fragment:
+                self._discover_mtu(PMTUDISC_WANT)
+        return True
+
+    def _discover_mtu(self, how: int) -> None:
+        if self._sock.family == socket.AF_INET6:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, how)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, how)
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
@@ -143,11 +173,13 @@ class UdpSocket:
             except ConnectionRefusedError:
                 continue  # an ICMP message about an earlier datagram
             except OSError as error:
-                return self._batch_failed(error, data, stride)
+                return self._batch_failed(error, data, stride, destination)
             break
         return len(data)
 
-    def _batch_failed(self, error: OSError, data: memoryview, stride: int) -> int | None:
+    def _batch_failed(
+        self, error: OSError, data: memoryview, stride: int, destination: AddrPort
+    ) -> int | None:
         if error.errno == errno.EIO:
             self._stop_batches("the outgoing device cannot compute checksums")
         elif error.errno == errno.EINVAL:
@@ -155,7 +187,7 @@ class UdpSocket:
             if self._invalid_batches == MAX_INVALID_BATCHES:
                 self._stop_batches("the kernel refuses them")
         elif error.errno != errno.EMSGSIZE:  # the path's MTU shrank: single datagrams may be fragmented
-            self._failed(error, len(data), stride)
+            self._failed(error, len(data), stride, destination)
             return len(data)
         return None
 
@@ -174,15 +206,18 @@ class UdpSocket:
                     continue
                 except OSError as error:
                     if error.errno in (errno.EMSGSIZE, errno.EINVAL):
-                        self._failed(error, stride, stride)  # this one only: others may be smaller
+                        # This one only: others may be smaller.
+                        self._failed(error, stride, stride, destination)
                     else:
-                        self._failed(error, len(data) - start, stride)
+                        self._failed(error, len(data) - start, stride, destination)
                         return len(data)
                 break
         return len(data)
 
-    def _failed(self, error: OSError, size: int, stride: int) -> None:
+    def _failed(self, error: OSError, size: int, stride: int, destination: AddrPort) -> None:
         is_full = error.errno == errno.ENOBUFS
+        if error.errno in NO_WAY:
+            self.unreachable.add(destination)
         self._drop(DropReason.SEND_QUEUE_FULL if is_full else DropReason.SEND_FAILED, size, stride)
         log.debug("sending: %s", error)
 

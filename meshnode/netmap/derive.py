@@ -14,18 +14,19 @@ Routing rules (node behaviour §7):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface
 
+from meshnode.disco.events import PeerInfo
 from meshnode.linux.router_config import RouterConfig
 from meshnode.netmap.session import NetworkMap
 from meshnode.prefs import Prefs
 from meshnode.wireguard import PeerConfig
 from meshproto.addresses import AddrPort, IPNetwork
 from meshproto.keys import NodePublic
-from meshproto.messages import Node
+from meshproto.messages import DERPMap, Node
 from meshproto.routes import (
     CGNAT_RANGE,
     EXIT_ROUTES,
@@ -56,8 +57,10 @@ class Configuration:
     """What must be in force. The default is nothing at all: the state of a node that is not running."""
 
     peers: tuple[PeerConfig, ...] = ()
-    candidates: Mapping[NodePublic, tuple[AddrPort, ...]] = field(default_factory=dict)
-    """Where each peer may be reached directly."""
+    paths: tuple[PeerInfo, ...] = ()
+    """What is known of the ways to each peer."""
+    derp_map: DERPMap | None = None
+    """The relays that may be used."""
     router: RouterConfig = field(default_factory=RouterConfig)
     exit_node: Node | None = None
     """The exit node in use, where it is in the map and offers itself."""
@@ -74,7 +77,8 @@ def derive(network_map: NetworkMap, prefs: Prefs, facts: LocalFacts, wall: float
     exit_node = chosen if chosen is not None and offers_exit(chosen.effective_allowed_ips) else None
     return Configuration(
         peers=tuple(PeerConfig(peer.key, allowed_ips(peer, prefs, exit_node)) for peer in usable),
-        candidates={peer.key: tuple(_candidates(peer)) for peer in usable},
+        paths=tuple(_path_info(peer) for peer in usable),
+        derp_map=network_map.derp_map,
         router=_router(network_map, prefs, facts, usable),
         exit_node=exit_node,
         advice=tuple(_advice(usable, prefs, chosen, exit_node)),
@@ -133,6 +137,17 @@ def allowed_ips(peer: Node, prefs: Prefs, exit_node: Node | None) -> frozenset[I
 def served_routes(self_node: Node, prefs: Prefs) -> frozenset[IPNetwork]:
     """What we forward for others: advertised by us and approved by the coordinator, /0 included."""
     return frozenset(prefs.advertised) & frozenset(self_node.effective_allowed_ips)
+
+
+def _path_info(peer: Node) -> PeerInfo:
+    net_info = peer.hostinfo.net_info if peer.hostinfo is not None else None
+    return PeerInfo(
+        node_key=peer.key,
+        disco_key=peer.disco_key if peer.disco_key else None,
+        endpoints=tuple(_candidates(peer)),
+        home_region=peer.effective_home_derp,
+        mapping_varies=net_info.mapping_varies_by_dest_ip if net_info is not None else None,
+    )
 
 
 def _candidates(peer: Node) -> Iterable[AddrPort]:

@@ -196,6 +196,11 @@ class Device:
             heapq.heappop(self._schedule)
         return self._schedule[0][0] if self._schedule else None
 
+    def awaits_handshake(self, peer: NodePublic) -> bool:
+        """Whether an initiation to `peer` waits for its answer, or to leave."""
+        found = self._peers.get(peer)
+        return found is not None and found.timers.is_handshake_due
+
     def initiate(self, peer: NodePublic, now: float) -> None:
         """Start a handshake because the path to `peer` changed. Raises KeyError for an unknown one."""
         found = self._peers[peer]

@@ -17,10 +17,10 @@ import uvloop
 from meshnode.dataplane import segments_per_unit
 from meshnode.engine import Engine, Tun, UdpSockets
 from meshnode.linux.tun_device import limit_segments, open_tun
-from meshnode.paths import CandidatePaths
 from meshnode.wireguard import Device, Event, HandshakeCompleted, PeerConfig, Timings
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate, NodePublic
+from tests.meshnode.engine.plain import plain_paths, plain_peers
 
 
 class Peer:
@@ -31,8 +31,9 @@ class Peer:
         self._handshakes: Counter[NodePublic] = Counter()
         document = self._read()
         mtu = int(document["mtu"])
+        key = NodePrivate.parse(document["private_key"])
         self._device = Device(
-            NodePrivate.parse(document["private_key"]),
+            key,
             entropy=os.urandom,
             wall=time.time,
             mtu=mtu,
@@ -41,7 +42,7 @@ class Peer:
         tun = Tun(open_tun(document["interface"]))
         limit_segments(tun.name, segments_per_unit(mtu))
         udp = UdpSockets.open(int(document["port"]))
-        self._engine = Engine(self._device, CandidatePaths(), tun, udp, asyncio.get_running_loop())
+        self._engine = Engine(self._device, plain_paths(key.public), tun, udp, asyncio.get_running_loop())
         self._engine.on_event = self._count
 
     def start(self) -> None:
@@ -66,7 +67,7 @@ class Peer:
             psk = bytes.fromhex(options["preshared_key"]) if options["preshared_key"] else None
             peers.append(PeerConfig(key, allowed, psk, options["keepalive"]))
             candidates[key] = [AddrPort(host, port) for host, port in options["endpoints"]]
-        self._engine.configure(NodePrivate.parse(document["private_key"]), peers, candidates)
+        self._engine.configure(NodePrivate.parse(document["private_key"]), peers, plain_peers(candidates))
 
     def status(self) -> dict[str, Any]:
         """What `OurPeer.status` returns."""

@@ -13,6 +13,7 @@ from coordinator.app import Coordinator
 from meshnode.backend import Refused
 from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.prefs import InvalidPrefs, Prefs, mask
+from meshproto.addresses import AddrPort
 from tests.meshnode.daemon.conftest import (
     NodeMaker,
     TestNode,
@@ -30,6 +31,10 @@ def peer_names(node: TestNode) -> set[str]:
     return {peer["DNSName"].partition(".")[0] for peer in peers.values()}
 
 
+def endpoints_known(node: TestNode) -> list[tuple[AddrPort, ...]]:
+    return [tuple(path.endpoints) for path in node.tunnel.applied.paths]
+
+
 async def test_two_nodes_join_and_know_each_other(coordinator: Coordinator, start_node: NodeMaker) -> None:
     one, two = await start_node("one"), await start_node("two")
     assert one.backend.state.label == "NeedsLogin"
@@ -40,7 +45,7 @@ async def test_two_nodes_join_and_know_each_other(coordinator: Coordinator, star
         "100.64.0.1/32",
         "fd7a:115c:a1e0::1/128",
     ]
-    await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [(ENDPOINT,)])
+    await wait_until(lambda: endpoints_known(one) == [(ENDPOINT,)])
     status = one.backend.status()
     assert status["TailscaleIPs"] == ["100.64.0.1", "fd7a:115c:a1e0::1"]
     assert status["Self"]["Online"]
@@ -53,7 +58,7 @@ async def test_a_change_of_network_reaches_the_peers(coordinator: Coordinator, s
     elsewhere = ENDPOINT._replace(host="198.51.100.9")
     two.tunnel.known_endpoints = (Endpoint(elsewhere, EndpointType.LOCAL),)
     two.tunnel.on_network_change()
-    await wait_until(lambda: list(one.tunnel.applied.candidates.values()) == [(elsewhere,)])
+    await wait_until(lambda: endpoints_known(one) == [(elsewhere,)])
 
 
 async def test_a_person_lets_a_node_in(coordinator: Coordinator, start_node: NodeMaker) -> None:

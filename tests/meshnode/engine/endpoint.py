@@ -21,10 +21,10 @@ import uvloop
 from meshnode.dataplane import segments_per_unit
 from meshnode.engine import Engine, Tun, UdpOptions, UdpSockets
 from meshnode.linux.tun_device import limit_segments, open_tun
-from meshnode.paths import CandidatePaths
 from meshnode.wireguard import Device, PeerConfig
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate, NodePublic
+from tests.meshnode.engine.plain import plain_paths, plain_peers
 
 
 async def run(config: dict[str, Any]) -> None:
@@ -33,12 +33,12 @@ async def run(config: dict[str, Any]) -> None:
     tun = Tun(open_tun(config["interface"], **config.get("offload", {})), **config.get("coalesce", {}))
     limit_segments(tun.name, segments_per_unit(config["mtu"]))
     udp = UdpSockets.open(config["port"], options=UdpOptions(**config.get("udp", {})))
-    engine = Engine(device, CandidatePaths(), tun, udp, asyncio.get_running_loop())
+    engine = Engine(device, plain_paths(key.public), tun, udp, asyncio.get_running_loop())
     peer = NodePublic(bytes.fromhex(config["peer"]))
     prefixes = frozenset(ipaddress.ip_network(prefix) for prefix in config["prefixes"])
     endpoint = config.get("endpoint")
-    candidates = {peer: [AddrPort(*endpoint)]} if endpoint else {}
-    engine.configure(key, [PeerConfig(peer, prefixes)], candidates)
+    candidates = {peer: [AddrPort(*endpoint)] if endpoint else []}
+    engine.configure(key, [PeerConfig(peer, prefixes)], plain_peers(candidates))
     engine.start()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)

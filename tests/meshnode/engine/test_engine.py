@@ -14,15 +14,17 @@ import pytest
 import uvloop
 
 from meshnode.dataplane import DropReason
+from meshnode.disco.events import DiscoDrop
 from meshnode.engine import Engine, Tun, TunGone, UdpOptions, UdpSockets
-from meshnode.paths import CandidatePaths
 from meshnode.wireguard import Device, Event, HandshakeCompleted, PeerConfig
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate
+from stun.messages import encode_binding_request
 from tests.meshnode.dataplane.packets import ACK, PSH, V6, parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_batch import bulk
 from tests.meshnode.dataplane.test_segmentation import cut
 from tests.meshnode.engine.fakes import FakeTunDevice
+from tests.meshnode.engine.plain import plain_paths, plain_peers
 
 ALL_ON = UdpOptions()
 PREFIXES = ("10.0.0.1/32", "fd00::1/128"), ("10.0.0.2/32", "fd00::2/128")
@@ -38,7 +40,11 @@ class End:
         self.udp = UdpSockets.open(options=options)
         self.events: list[Event] = []
         self.engine = Engine(
-            device, CandidatePaths(), Tun(self.kernel.device), self.udp, asyncio.get_running_loop()
+            device,
+            plain_paths(self.key.public),
+            Tun(self.kernel.device),
+            self.udp,
+            asyncio.get_running_loop(),
         )
         self.engine.on_event = self.events.append
 
@@ -46,7 +52,7 @@ class End:
         allowed = frozenset(ipaddress.ip_network(prefix) for prefix in prefixes)
         candidates = [AddrPort(host, other.engine.local_port) for host in hosts]
         public = other.key.public
-        self.engine.configure(self.key, [PeerConfig(public, allowed)], {public: candidates})
+        self.engine.configure(self.key, [PeerConfig(public, allowed)], plain_peers({public: candidates}))
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -149,11 +155,16 @@ def test_what_is_not_wireguards_goes_elsewhere(loop: Callable[[], asyncio.Abstra
         here = AddrPort("127.0.0.1", left.engine.local_port)
         there = AddrPort("127.0.0.1", right.engine.local_port)
         seen: list[tuple[bytes, AddrPort]] = []
-        right.engine.on_other = lambda datagram, source: seen.append((bytes(datagram), source))
-        left.udp.send(memoryview(b"TS\xf0\x9f\x92\xacdisco!"), 12, there)
+        right.engine.on_stun = lambda datagram, source: seen.append((datagram, source))
+        stun = encode_binding_request(bytes(12))
+        assert left.engine.send_stun(stun, there)
+        stranger = b"TS\xf0\x9f\x92\xac" + os.urandom(32 + 24 + 16)
+        left.udp.send(memoryview(stranger), len(stranger), there)
         right.udp.send(memoryview(bytes(20)), 20, here)
-        await until(lambda: seen and left.engine.drops)
-        assert seen == [(b"TS\xf0\x9f\x92\xacdisco!", here)]
+        await until(lambda: seen and left.engine.drops and right.engine.paths.drops)
+        assert seen == [(stun, here)]
+        assert right.engine.paths.drops == {DiscoDrop.UNKNOWN_SENDER: 1}
+        assert right.engine.drops == {}
         assert left.engine.drops == {DropReason.UNKNOWN_DATAGRAM: 1}
 
     with_two_engines(loop, test)
@@ -206,7 +217,7 @@ def test_a_removed_peer(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test(left: End, right: End) -> None:
         left.kernel.give(bytes(10) + udp_packet(b"first"))
         await written(right, 1)
-        left.engine.configure(left.key, [], {})
+        left.engine.configure(left.key, [], [])
         left.kernel.give(bytes(10) + udp_packet(b"second"))
         await until(lambda: left.engine.drops)
         assert left.engine.drops == {DropReason.NO_PEER_FOR_DESTINATION: 1}

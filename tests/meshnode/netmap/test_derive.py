@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from meshnode.disco.events import PeerInfo
 from meshnode.linux.router_config import RouterConfig
 from meshnode.netmap import derive as derive_module
 from meshnode.netmap.derive import ROUTES_NOT_ACCEPTED, Configuration, LocalFacts, derive
 from meshnode.netmap.session import NetworkMap
 from meshnode.prefs import Prefs
 from meshproto.addresses import AddrPort
-from meshproto.keys import NodePublic
-from meshproto.messages import Node
+from meshproto.keys import DiscoPublic, NodePublic
+from meshproto.messages import Hostinfo, NetInfo, Node
 from tests.meshnode.netmap.nodes import key, node, with_routes
 
 WALL = 1_800_000_000.0
@@ -142,7 +143,7 @@ def test_expired_peers_are_cut_off() -> None:
         node(2, expired=True), node(3, key_expiry=NOW), node(4, key_expiry=NOW + timedelta(1))
     )
     assert set(allowed(result)) == {4}
-    assert set(result.candidates) == {key(4)}
+    assert [path.node_key for path in result.paths] == [key(4)]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,20 @@ def test_candidates_are_addresses_outside_the_tunnel() -> None:
         AddrPort("192.0.2.9", 0),
     )
     result = configuration(node(2, endpoints=endpoints), node(3, endpoints=None))
-    assert result.candidates == {key(2): endpoints[:2], key(3): ()}
+    assert {path.node_key: path.endpoints for path in result.paths} == {key(2): endpoints[:2], key(3): ()}
+
+
+def test_paths_begin_with_what_the_map_says_of_a_peer() -> None:
+    disco = DiscoPublic(bytes([7]) * 32)
+    net_info = NetInfo(mapping_varies_by_dest_ip=True)
+    peers = (
+        node(2, disco_key=disco, home_derp=5, hostinfo=Hostinfo(net_info=net_info)),
+        node(3, derp="127.3.3.40:6", disco_key=DiscoPublic.zero()),
+    )
+    assert configuration(*peers).paths == (
+        PeerInfo(key(2), disco, (), home_region=5, mapping_varies=True),
+        PeerInfo(key(3), None, (), home_region=6),
+    )
 
 
 def test_many_peers_share_one_route(monkeypatch: pytest.MonkeyPatch) -> None:

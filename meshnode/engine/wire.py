@@ -1,0 +1,151 @@
+"""Where datagrams leave: the main sockets, auxiliary ones, peer relays and DERP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from meshnode.dataplane import DropReason
+from meshnode.disco.destinations import AuxPath, DerpDestination, Destination, RelayPath, Via
+from meshnode.disco.events import Datagram
+from meshnode.disco.geneve import WIREGUARD, GeneveHeader
+from meshnode.engine.udp import UdpSockets, UdpUnavailable
+from meshnode.engine.udp_socket import UdpSocket
+from meshproto.addresses import AddrPort
+from meshproto.keys import NodePublic
+
+__all__ = ["AuxSockets", "PathCounts", "RelaySend", "Wire"]
+
+RelaySend = Callable[[int, NodePublic, bytes], None]
+"""Gives a datagram for a peer to the DERP relays of a region; it may be lost on the way."""
+
+
+def path_kind(via: Via) -> str:
+    """The name that metrics give to such a path."""
+    if isinstance(via, DerpDestination):
+        return "derp"
+    kind = "peer_relay" if isinstance(via, RelayPath) else "direct"
+    address = via if isinstance(via, AddrPort) else via.address
+    return f"{kind}_ipv6" if ":" in address.host else f"{kind}_ipv4"
+
+
+class PathCounts:
+    """WireGuard datagrams and their bytes, by the kind of path that they take."""
+
+    def __init__(self) -> None:
+        self.packets: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def count(self, via: Via, size: int, stride: int) -> None:
+        """`size` bytes in datagrams of `stride`, the last maybe shorter."""
+        kind = path_kind(via)
+        self.bytes[kind] += size
+        self.packets[kind] += -(-size // stride)
+
+
+class AuxSockets:
+    """The auxiliary sockets that hard NATs call for (`meshnode.disco.spray`), opened when first sent from."""
+
+    def __init__(
+        self, udp: UdpSockets, loop: asyncio.AbstractEventLoop, on_readable: Callable[[UdpSocket, int], None]
+    ) -> None:
+        self._udp = udp
+        self._loop = loop
+        self._on_readable = on_readable
+        self._open: dict[int, UdpSocket] = {}
+
+    @property
+    def sockets(self) -> Iterable[UdpSocket]:
+        return self._open.values()
+
+    def get(self, path: AuxPath) -> UdpSocket | None:
+        """The socket that `path` leaves from; None when the host gives us no more of them."""
+        found = self._open.get(path.socket)
+        if found is None:
+            try:
+                found = self._udp.open_auxiliary(path.address)
+            except UdpUnavailable:
+                return None
+            self._open[path.socket] = found
+            self._loop.add_reader(found.fileno(), self._on_readable, found, path.socket)
+        return found
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Close these, as far as they were ever opened."""
+        for number in numbers:
+            released = self._open.pop(number, None)
+            if released is not None:
+                self._loop.remove_reader(released.fileno())
+                self._loop.remove_writer(released.fileno())
+                released.close()
+
+    def close(self) -> None:
+        """Close all. Safe to call again."""
+        self.release(list(self._open))
+
+
+class Wire:
+    """Sends to every kind of destination. What goes no further is counted in `drops`."""
+
+    def __init__(self, udp: UdpSockets, aux: AuxSockets) -> None:
+        self._udp = udp
+        self._aux = aux
+        self.drops: Counter[DropReason] = udp.drops
+        self.sent = PathCounts()
+        self.relay: RelaySend = self._no_relay
+
+    @property
+    def is_blocked(self) -> bool:
+        """True while a socket has a backlog."""
+        return self._udp.is_blocked or any(sock.is_blocked for sock in self._aux.sockets)
+
+    @property
+    def sockets(self) -> list[UdpSocket]:
+        """All that are open now."""
+        return [*self._udp.sockets, *self._aux.sockets]
+
+    def send(self, data: memoryview, stride: int, destination: Destination) -> None:
+        """Send `data` as datagrams of `stride` bytes, the last maybe shorter: one GSO unit at most."""
+        self.sent.count(destination, len(data), stride)
+        if isinstance(destination, AddrPort):
+            self._udp.send(data, stride, destination)
+        elif isinstance(destination, AuxPath):
+            sock = self._aux.get(destination)
+            if sock is None:
+                self.drops[DropReason.SEND_FAILED] += -(-len(data) // stride)
+            else:
+                sock.send(data, stride, destination.address)
+        elif isinstance(destination, RelayPath):
+            header = GeneveHeader(WIREGUARD, destination.vni).encode()
+            for start in range(0, len(data), stride):
+                wrapped = memoryview(header + data[start : start + stride])
+                self._udp.send(wrapped, len(wrapped), destination.address)
+        else:
+            for start in range(0, len(data), stride):
+                self.relay(destination.region_id, destination.peer, bytes(data[start : start + stride]))
+
+    def send_disco(self, datagram: Datagram) -> None:
+        """Send a disco message, now or not at all: it is repeated where it matters."""
+        payload, destination = datagram.payload, datagram.destination
+        if isinstance(destination, DerpDestination):
+            self.relay(destination.region_id, destination.peer, payload)
+        elif isinstance(destination, AuxPath):
+            sock = self._aux.get(destination)
+            if sock is not None:
+                sock.try_send(payload, destination.address)
+        else:
+            address = destination.address if isinstance(destination, RelayPath) else destination
+            self._udp.try_send(payload, address, dont_fragment=datagram.dont_fragment)
+
+    def take_unreachable(self) -> set[AddrPort]:
+        """Where the host had no way to since the last call."""
+        taken: set[AddrPort] = set()
+        for sock in self._udp.sockets:
+            if sock.unreachable:
+                taken |= sock.unreachable
+                sock.unreachable = set()
+        return taken
+
+    def _no_relay(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
+        self.drops[DropReason.NO_DESTINATION] += 1
