@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from derp.server_core import ServerCore
+from meshproto.exposition import CONTENT_TYPE, Sample, exposition
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "render", "samples"]
 
 _COUNTERS = {
     "accepts": "Connections that asked for DERP.",
@@ -28,16 +28,6 @@ _COUNTERS = {
 }
 
 
-class Sample(NamedTuple):
-    """One line of a metric."""
-
-    name: str
-    kind: str
-    help: str
-    labels: Mapping[str, str]
-    value: int
-
-
 def samples(core: ServerCore) -> Iterator[Sample]:
     """Everything there is to know, metric by metric."""
     for name, help_text in _COUNTERS.items():
@@ -49,18 +39,7 @@ def samples(core: ServerCore) -> Iterator[Sample]:
 
 def render(core: ServerCore) -> str:
     """The text that a scraper reads."""
-    lines: list[str] = []
-    described = ""
-    for sample in samples(core):
-        if sample.name != described:
-            described = sample.name
-            lines.append(f"# HELP {sample.name} {sample.help}")
-            lines.append(f"# TYPE {sample.name} {sample.kind}")
-        labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
-        lines.append(
-            f"{sample.name}{{{labels}}} {sample.value}" if labels else f"{sample.name} {sample.value}"
-        )
-    return "\n".join(lines) + "\n"
+    return exposition(samples(core))
 
 
 def _packets(core: ServerCore) -> Iterator[Sample]:

@@ -16,7 +16,7 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,16 @@ from aiohttp import web
 
 from meshnode import __version__
 from meshnode.backend import Backend, Refused
+from meshnode.diagnostics import Diagnostics, NothingToShow
+from meshnode.host_rules import check_on_this_host
+from meshnode.metrics import CONTENT_TYPE
 from meshnode.notifications import Notification, Want
+from meshnode.pinging import MAX_SIZE, PING_TIMEOUT_S, PingType
 from meshnode.prefs import InvalidPrefs, Prefs, apply_masked
 from meshnode.state import StateError
+from meshproto.addresses import IPAddress, MalformedAddress, parse_address
 from meshproto.capver import CURRENT_CAPABILITY_VERSION
+from meshproto.keys import MalformedKey, NodePublic
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +98,10 @@ def _is_answered(path: Path) -> bool:
 class LocalAPI:
     """Serves one backend."""
 
-    def __init__(self, backend: Backend, shut_down: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, diagnostics: Diagnostics, shut_down: Callable[[], None]) -> None:
         """`shut_down` is called when somebody with the right to asks the daemon to end."""
         self._backend = backend
+        self._diagnostics = diagnostics
         self._shut_down = shut_down
         self._commands = asyncio.Lock()
         self._runner: web.AppRunner | None = None
@@ -114,6 +121,11 @@ class LocalAPI:
                 web.post(BASE + "logout", self._logout),
                 web.get(BASE + "watch-ipn-bus", self._watch),
                 web.post(BASE + "shutdown", self._shutdown),
+                web.post(BASE + "ping", self._ping),
+                web.get(BASE + "derpmap", self._derp_map),
+                web.get(BASE + "debug-paths", self._debug_paths),
+                web.get(BASE + "metrics", self._metrics),
+                web.get(BASE + "usermetrics", self._metrics),
             ]
         )
         self._path = path
@@ -149,6 +161,8 @@ class LocalAPI:
             response = web.Response(status=error.status, text=error.text)
         except (InvalidPrefs, Refused, _BadRequest) as error:
             response = web.Response(status=400, text=str(error))
+        except NothingToShow as error:
+            response = web.Response(status=404, text=str(error))
         except StateError as error:
             log.error("%s", error)
             response = web.Response(status=500, text=str(error))
@@ -176,7 +190,7 @@ class LocalAPI:
             return _json(await self._backend.edit_prefs(masked))
 
     async def _check_prefs(self, request: web.Request) -> web.StreamResponse:
-        self._backend.check_prefs(_prefs(await _body(request)))
+        check_on_this_host(_prefs(await _body(request)))
         return _json({"Error": ""})
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
@@ -206,6 +220,28 @@ class LocalAPI:
     async def _shutdown(self, request: web.Request) -> web.StreamResponse:
         self._shut_down()
         return web.Response(status=204)
+
+    async def _ping(self, request: web.Request) -> web.StreamResponse:
+        """A PingResult; 504 when nothing answers in time."""
+        address, kind, size = _ping_arguments(request.query)
+        try:
+            return _json(await self._diagnostics.ping(address, kind, size))
+        except TimeoutError:
+            return web.Response(status=504, text=f"{address} did not answer within {PING_TIMEOUT_S:g} s")
+
+    async def _derp_map(self, request: web.Request) -> web.StreamResponse:
+        return _json(self._diagnostics.derp_map())
+
+    async def _debug_paths(self, request: web.Request) -> web.StreamResponse:
+        """`peer` is the node key of one."""
+        try:
+            peer = NodePublic.parse(request.query.get("peer", ""))
+        except MalformedKey as error:
+            raise _BadRequest(f"peer: {error}") from error
+        return _json(self._diagnostics.paths(peer))
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._diagnostics.metrics().encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """Newline-delimited notifications until the client goes."""
@@ -263,6 +299,22 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _BadRequest("the body is not a JSON object")
     return document
+
+
+def _ping_arguments(query: Mapping[str, str]) -> tuple[IPAddress, PingType, int]:
+    try:
+        address = parse_address(query.get("ip", ""))
+        kind = PingType(query.get("type", PingType.DISCO.value))
+        size = int(query.get("size") or 0)
+    except MalformedAddress as error:
+        raise _BadRequest(f"ip: {error}") from error
+    except ValueError as error:
+        raise _BadRequest("type is disco, TSMP or ICMP, and size a number") from error
+    if size and kind is not PingType.DISCO:
+        raise _BadRequest("size is for pings of type disco only")
+    if not 0 <= size <= MAX_SIZE:
+        raise _BadRequest(f"size is at most {MAX_SIZE}")
+    return address, kind, size
 
 
 def _prefs(document: dict[str, Any]) -> Prefs:

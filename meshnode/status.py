@@ -16,12 +16,13 @@ from meshnode.backend_state import BackendState
 from meshnode.dataplane import DropReason
 from meshnode.disco.events import DiscoDrop
 from meshnode.netmap.derive import is_expired
+from meshnode.netmap.lookup import region_code
 from meshnode.netmap.session import NetworkMap
 from meshnode.prefs import Prefs
 from meshproto.addresses import AddrPort
 from meshproto.gotime import ZERO_TIME
 from meshproto.keys import NodePublic
-from meshproto.messages import Node
+from meshproto.messages import NetInfo, Node
 from meshproto.routes import offers_exit
 
 Document = dict[str, Any]
@@ -99,6 +100,8 @@ class StatusFacts:
     is_polling: bool = False
     """A map stream is alive: the coordinator sees us online."""
     endpoints: tuple[AddrPort, ...] = ()
+    home_region: int = 0
+    """The DERP region where we listen; 0 is none."""
     exit_node: Node | None = None
     traffic: Mapping[NodePublic, Traffic] = field(default_factory=dict)
     health: tuple[str, ...] = ()
@@ -131,6 +134,11 @@ def status_document(now: StatusFacts, *, peers: bool = True) -> Document:
         "User": _users(network_map),
         "ClientVersion": None,
     }
+
+
+def home_region(net_info: NetInfo | None) -> int:
+    """The DERP region where we listen; 0 is none."""
+    return net_info.preferred_derp if net_info is not None else 0
 
 
 def magic_dns_suffix(network_map: NetworkMap | None) -> str:
@@ -185,6 +193,7 @@ def _self_status(now: StatusFacts, addresses: list[str]) -> Document:
     return status | {
         "TailscaleIPs": addresses,
         "Addrs": [str(endpoint) for endpoint in now.endpoints],
+        "Relay": region_code(now.network_map.derp_map, now.home_region),
         "Online": now.is_polling,
         "InNetworkMap": True,
         "InEngine": False,
@@ -197,7 +206,7 @@ def _peer_statuses(now: StatusFacts) -> Document:
     chosen = now.exit_node.id if now.exit_node is not None else None
     return {
         str(peer.key): _node_status(peer, now.traffic.get(peer.key), wall=now.wall)
-        | {"ExitNode": peer.id == chosen}
+        | {"ExitNode": peer.id == chosen, "Relay": _relay(now, peer)}
         for peer in now.network_map.peers.values()
     }
 
@@ -221,7 +230,7 @@ def _node_status(node: Node, traffic: Traffic | None, *, wall: float) -> Documen
         "Addrs": None,
         "CurAddr": str(seen.address) if seen.address is not None and seen.is_active else "",
         "Relay": "",
-        "PeerRelay": "",
+        "PeerRelay": seen.peer_relay if seen.is_active else "",
         "RxBytes": seen.rx_bytes,
         "TxBytes": seen.tx_bytes,
         "Created": _time(node.created),
@@ -241,6 +250,13 @@ def _node_status(node: Node, traffic: Traffic | None, *, wall: float) -> Documen
         "Expired": is_expired(node, wall),
         "KeyExpiry": _time(node.key_expiry) if node.key_expiry is not None else None,
     }
+
+
+def _relay(now: StatusFacts, peer: Node) -> str:
+    """The code of the DERP region that data goes to, or else would go to: the peer's home."""
+    traffic = now.traffic.get(peer.key, NO_TRAFFIC)
+    derp_map = now.network_map.derp_map if now.network_map is not None else None
+    return region_code(derp_map, traffic.relay or peer.effective_home_derp)
 
 
 def _addresses(node: Node) -> list[str]:

@@ -128,7 +128,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self._where:
             raise CommandError(
-                f'unknown command "{args[0]}"{did_you_mean(args[0], self._where)}; see "meshnode --help"'
+                f'unknown command "{args[0]}"{did_you_mean(args[0], self._where)}; '
+                f'see "{ctx.command_path} --help"'
             )
         return super().resolve_command(ctx, args)
 

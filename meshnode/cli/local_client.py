@@ -34,6 +34,10 @@ class WatchTimeout(Exception):
     """Nothing came in the time allowed."""
 
 
+class NoAnswer(Exception):
+    """The peer did not answer in the time allowed."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__(HOST, timeout=timeout)
@@ -68,7 +72,7 @@ class LocalClient:
         return self._json("GET", "status?" + urlencode({"peers": str(peers).lower()}))
 
     def derp_map(self) -> bytes:
-        """The relays that this node knows, as JSON; `null` for none."""
+        """The relays that this node knows, as JSON. Raises CommandError where there are none, too."""
         return self._call("GET", "derpmap")
 
     def prefs(self) -> Json:
@@ -87,6 +91,25 @@ class LocalClient:
     def logout(self) -> str:
         """Returns a warning, or nothing."""
         return self._call("POST", "logout").decode(errors="replace")
+
+    def ping(self, address: str, kind: str, size: int, timeout_s: float) -> Json:
+        """One ping. Raises NoAnswer after `timeout_s`, or when the daemon has waited long enough."""
+        query = urlencode({"ip": address, "type": kind} | ({"size": size} if size else {}))
+        connection = self._connect(timeout_s)
+        try:
+            answer = json.loads(self._send(connection, "POST", f"ping?{query}", None).read())
+        except TimeoutError as error:
+            raise NoAnswer from error
+        finally:
+            connection.close()
+        assert isinstance(answer, dict)
+        return answer
+
+    def paths(self, peer_key: str) -> Json:
+        return self._json("GET", "debug-paths?" + urlencode({"peer": peer_key}))
+
+    def metrics(self) -> str:
+        return self._call("GET", "metrics").decode()
 
     def shutdown(self) -> None:
         self._call("POST", "shutdown")
@@ -129,12 +152,17 @@ class LocalClient:
         try:
             connection.request(method, "/localapi/v0/" + path, None if body is None else json.dumps(body))
             response = connection.getresponse()
+        except TimeoutError:
+            connection.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise CommandError(f"the daemon at {self.path} gave no answer: {error}") from error
         if response.status >= 300:
             text = _error_text(response.read())
             connection.close()
+            if response.status == http.client.GATEWAY_TIMEOUT:
+                raise NoAnswer
             if response.status == http.client.FORBIDDEN:
                 raise AccessDenied(f'{text}; use sudo, or once "sudo meshnode set --operator=$USER"')
             raise CommandError(text)

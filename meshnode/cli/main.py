@@ -23,7 +23,10 @@ COMMANDS = {
     "set": ("meshnode.cli.set", "Change single settings"),
     "status": ("meshnode.cli.status", "Show this node and its peers"),
     "ip": ("meshnode.cli.ip", "Show addresses in the mesh"),
+    "ping": ("meshnode.cli.ping", "Ping a peer, and show which way the answer came"),
     "netcheck": ("meshnode.cli.netcheck", "Show what the network lets through, and how far relays are"),
+    "metrics": ("meshnode.cli.metrics", "Show counters, in Prometheus's format"),
+    "debug": ("meshnode.cli.debug", "Look into the node: paths to peers, relays"),
     "version": ("meshnode.cli.version", "Show the version"),
     "daemon": ("meshnode.cli.daemon", "Run the node in the foreground"),
 }

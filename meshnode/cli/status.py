@@ -98,22 +98,32 @@ def connection(node: Json, now: datetime | None = None) -> str:
     """The status column: what the connection to a peer is like."""
     role = "exit node" if node["ExitNode"] else "offers exit node" if node["ExitNodeOption"] else ""
     counted = bool(node["RxBytes"] or node["TxBytes"])
-    offline = "" if node["Online"] else "offline" + _last_seen(node, now)
+    absence = "" if node["Online"] else offline(node, now)
     if node["Active"]:
-        parts = ["active", role, f"direct {node['CurAddr']}" if node["CurAddr"] else "", offline]
+        parts = ["active", role, _way(node), absence]
     elif role or counted:
-        parts = ["idle", role, offline]
+        parts = ["idle", role, absence]
     else:
-        parts = [offline or NOTHING]
+        parts = [absence or NOTHING]
     text = "; ".join(part for part in parts if part)
     return text + (f", tx {node['TxBytes']} rx {node['RxBytes']}" if counted else "")
 
 
-def _last_seen(node: Json, now: datetime | None) -> str:
+def _way(node: Json) -> str:
+    """Which way data for an active peer goes; empty where none is known."""
+    if node["PeerRelay"]:
+        return f"peer-relay {node['PeerRelay']}"
+    if node["CurAddr"]:
+        return f"direct {node['CurAddr']}"
+    return f'relay "{node["Relay"]}"' if node["Relay"] else ""
+
+
+def offline(node: Json, now: datetime | None = None) -> str:
+    """What is said of a peer that the coordinator has lost."""
     if node["LastSeen"] == ZERO_TIME:
-        return ""
+        return "offline"
     ago = (now or datetime.now(UTC)) - datetime.fromisoformat(node["LastSeen"])
-    return f", last seen {rounded(ago)} ago"
+    return f"offline, last seen {rounded(ago)} ago"
 
 
 def rounded(span: timedelta) -> str:

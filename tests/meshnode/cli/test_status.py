@@ -26,6 +26,8 @@ def peer(**fields: Any) -> dict[str, Any]:
         "Online": True,
         "Active": False,
         "CurAddr": "",
+        "Relay": "home",
+        "PeerRelay": "",
         "ExitNode": False,
         "ExitNodeOption": False,
         "LastSeen": ZERO_TIME,
@@ -56,7 +58,13 @@ DIRECT = {"Active": True, "CurAddr": "203.0.113.7:41641"}
             DIRECT | {"ExitNode": True, "ExitNodeOption": True, "TxBytes": 88, "RxBytes": 96},
             "active; exit node; direct 203.0.113.7:41641, tx 88 rx 96",
         ),
-        ({"Active": True, "TxBytes": 148}, "active, tx 148 rx 0"),
+        ({"Active": True, "TxBytes": 148, "Relay": ""}, "active, tx 148 rx 0"),
+        ({"Active": True, "TxBytes": 3120, "RxBytes": 2880}, 'active; relay "home", tx 3120 rx 2880'),
+        (
+            {"Active": True, "TxBytes": 10, "PeerRelay": "198.51.100.4:40001:vni:7"},
+            "active; peer-relay 198.51.100.4:40001:vni:7, tx 10 rx 0",
+        ),
+        ({"Active": True, "Online": False}, 'active; relay "home"; offline'),
         (DIRECT | {"Online": False}, "active; direct 203.0.113.7:41641; offline"),
     ],
 )

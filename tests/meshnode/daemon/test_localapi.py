@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pwd
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ import pytest
 
 from coordinator.app import Coordinator
 from meshnode import __version__, localapi
+from meshnode.diagnostics import Diagnostics
 from meshnode.localapi import BASE, LocalAPI, SocketTaken, bind_socket
+from meshnode.tsmp import Tsmp
 from tests.meshnode.daemon.conftest import NodeMaker, TestNode, create_key, url_of
 
 HOST = "local-tailscaled.sock"
@@ -46,7 +49,8 @@ async def served(start_node: NodeMaker, tmp_path: Path) -> AsyncIterator[Served]
     node = await start_node("one")
     path = tmp_path / "run" / "meshnode.sock"
     shut_down: list[bool] = []
-    api = LocalAPI(node.backend, lambda: shut_down.append(True))
+    diagnostics = Diagnostics(node.backend, node.tunnel, Tsmp("lo", os.urandom), "lo")
+    api = LocalAPI(node.backend, diagnostics, lambda: shut_down.append(True))
     await api.serve(bind_socket(path), path)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
         yield Served(node, path, session, shut_down)
