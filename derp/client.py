@@ -1,6 +1,9 @@
 """A client that stays connected to one region: dials its relays, and again whenever the connection is lost.
 
 Packets may be sent at any time. While there is no connection the newest few wait for the next one.
+
+A relay that does not answer any more is noticed within QUIET_S + STALLED_S (see `liveness`) while we send.
+Another relay of the region is tried first then, if there is one.
 """
 
 from __future__ import annotations
@@ -23,12 +26,19 @@ from derp.relay_node import RelayNode
 from meshproto.keys import NodePrivate, NodePublic
 
 CONNECT_TIMEOUT_S = 10.0
-"""For resolving names, TCP and TLS together; the answer to the login has its own time after that."""
+"""For resolving names, TCP, TLS and login together, of all relays of the region."""
 NODE_TIMEOUT_S = 1.5
-"""For one relay of a region to answer, when there are others to try."""
+"""For one relay of a region to answer in TCP and TLS, when there are others to try."""
+NODE_LOGIN_TIMEOUT_S = 3.0
+"""For the same relay to accept the login after that; it may have to ask a coordinator first."""
 BACKOFF_STEP_S = 0.15
 """Each failure in a row waits so much longer: a relay that restarts is found again within a second or two."""
-MAX_BACKOFF_S = 5.0
+MAX_BACKOFF_S = 3.0
+"""While nobody wants to send: others who want to reach us are waiting too."""
+WANTED_BACKOFF_S = 0.6
+"""While packets wait."""
+MAX_RESTART_S = 5.0
+"""However long a relay says that its restart takes."""
 SETTLED_S = 10.0
 """A connection that lasted so long was a good one: the next attempt follows soon."""
 PING_TIMEOUT_S = 3.0
@@ -81,12 +91,27 @@ class RelayClient:
         self._connected_at: float | None = None
         self._restart: Restarting | None = None
         self._failures = 0
+        self._first = 0
+        """The index of the relay to try first: others than the first when that one fell silent."""
+        self._heard_at: float | None = None
         self._try_now = asyncio.Event()
+        self._attempt: asyncio.Timeout | None = None
+        self._pause: asyncio.Timeout | None = None
 
     @property
     def is_connected(self) -> bool:
         """Whether a relay has accepted our login."""
         return self._core is not None and self._core.is_connected
+
+    @property
+    def heard_at(self) -> float | None:
+        """When something came from a relay, in the event loop's time; None before that."""
+        return self._core.heard_at if self.is_connected and self._core is not None else self._heard_at
+
+    @property
+    def local_address(self) -> tuple[str, int, *tuple[int, ...]] | None:
+        """The address of ours that the connection is made from, if there is one."""
+        return None if self._connection is None else self._connection.local_address
 
     async def run(self) -> None:
         """Connect, and reconnect, until cancelled."""
@@ -101,8 +126,9 @@ class RelayClient:
 
     def send_packet(self, destination: NodePublic, packet: bytes) -> None:
         """Relay a packet. When it cannot be sent as fast as it comes, the oldest ones are dropped."""
-        if self._core is None or self._connection is None:
+        if self._core is None or self._connection is None or not self._core.is_connected:
             self._waiting.append((destination, packet))
+            self._hurry()
         else:
             self._core.send_packet(destination, packet, self._connection.loop.time())
             self._connection.flush()
@@ -143,11 +169,18 @@ class RelayClient:
         finally:
             del self._pings[data]
 
+    def doubt(self) -> None:
+        """Make sure that the relay is still there, and connect again soon if it is not."""
+        if self._connection is not None:
+            self._connection.doubt()
+
     def reconnect(self, reason: str) -> None:
         """Drop the connection, if there is one, and connect again at once: the network has changed."""
         self._failures = 0
         self._try_now.set()
-        if self._connection is not None:
+        if self._attempt is not None and not self._attempt.expired():
+            self._attempt.reschedule(asyncio.get_running_loop().time())
+        elif self._connection is not None:
             self._connection.end(reason)
 
     # Inside.
@@ -159,34 +192,62 @@ class RelayClient:
         self._connected_at = None
         connection = None
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S) as self._attempt:
                 connection = await self._connect()
+            self._attempt = None
             reason = f"{connection.node} {await connection.closed}"
+            self._first = (self._first + 1) % len(self._nodes) if connection.fell_silent else 0
         except TimeoutError:
-            reason = f"{self._nodes[0]} does not answer within {CONNECT_TIMEOUT_S:.0f} s"
+            if self._try_now.is_set():
+                reason = "the attempt was broken off to begin another"
+            else:
+                reason = f"{self._nodes[0]} does not answer within {CONNECT_TIMEOUT_S:.0f} s"
         except CannotConnect as error:
             reason = str(error)
         finally:
-            self._connection = self._core = None
-            self._fail_pings()
-            if connection is not None:
-                connection.end("closed by us")
+            self._attempt = None
+            self._leave(connection)
         return reason
 
     async def _connect(self) -> ClientConnection:
-        """A connection to the first relay that answers, on which the login is under way."""
-        last = self._nodes[-1]
-        for node in self._nodes:
+        """A connection to the first relay that lets us in."""
+        count = len(self._nodes)
+        for number in range(count):
+            index = (self._first + number) % count
             try:
-                async with asyncio.timeout(None if node is last else NODE_TIMEOUT_S):
-                    connection = await dial(node, self._options, lambda node=node: self._protocol(node))  # type: ignore[misc]
-                self._start(connection, "" if node is self._nodes[0] else self._nodes[0].name)
-                return connection
+                connection = await self._log_in(self._nodes[index], is_last=number == count - 1)
             except (CannotConnect, TimeoutError) as error:
-                if node is last:
+                if number == count - 1:
                     raise
-                logger.debug("relay %s: %s; trying the next of its region", node, error or "does not answer")
+                logger.debug("relay %s: %s; trying the next", self._nodes[index], error or "does not answer")
+            else:
+                self._first = index
+                return connection
         raise AssertionError("unreachable")
+
+    async def _log_in(self, node: RelayNode, *, is_last: bool) -> ClientConnection:
+        """Raises CannotConnect or TimeoutError."""
+        async with asyncio.timeout(None if is_last else NODE_TIMEOUT_S):
+            connection = await dial(node, self._options, lambda: self._protocol(node))
+        try:
+            self._start(connection, "" if node is self._nodes[0] else self._nodes[0].name)
+            ended: set[asyncio.Future[str] | asyncio.Future[None]] = {connection.closed, connection.connected}
+            async with asyncio.timeout(None if is_last else NODE_LOGIN_TIMEOUT_S):
+                await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            if not connection.connected.done():
+                raise CannotConnect(f"{node} {connection.closed.result()}")
+        except BaseException:
+            self._leave(connection)
+            raise
+        return connection
+
+    def _leave(self, connection: ClientConnection | None) -> None:
+        if self._core is not None:
+            self._heard_at = self._core.heard_at
+        self._connection = self._core = None
+        self._fail_pings()
+        if connection is not None:
+            connection.end("closed by us")
 
     def _protocol(self, node: RelayNode) -> ClientConnection:
         return ClientConnection(node, self._make_core, self._handle)
@@ -201,14 +262,12 @@ class RelayClient:
             core.note_preferred(self._is_home)
         if self._watches:
             core.watch_connections()
-        now = connection.loop.time()
-        while self._waiting:
-            core.send_packet(*self._waiting.popleft(), now)
 
     def _handle(self, event: Event) -> None:
         match event:
             case Connected():
                 self._connected_at = asyncio.get_running_loop().time()
+                self._send_waiting(self._connected_at)
             case PongReceived(data):
                 answered = self._pings.get(data)
                 if answered is not None and not answered.done():
@@ -218,6 +277,11 @@ class RelayClient:
                 self._restart = event
         self._on_event(event)
 
+    def _send_waiting(self, now: float) -> None:
+        assert self._core is not None
+        while self._waiting:
+            self._core.send_packet(*self._waiting.popleft(), now)
+
     def _fail_pings(self) -> None:
         for answered in self._pings.values():
             if not answered.done():
@@ -225,16 +289,27 @@ class RelayClient:
 
     async def _wait(self) -> None:
         """Until the next attempt. All clients of a relay that is gone come back apart."""
-        lasted = self._connected_at is not None and (
-            asyncio.get_running_loop().time() - self._connected_at >= SETTLED_S
-        )
+        loop = asyncio.get_running_loop()
+        lasted = self._connected_at is not None and loop.time() - self._connected_at >= SETTLED_S
         self._failures = 1 if lasted else self._failures + 1
         delay = min(BACKOFF_STEP_S * self._failures, MAX_BACKOFF_S)
         if self._restart is not None:
-            delay = min(max(delay, self._restart.reconnect_in_s), MAX_BACKOFF_S)
+            delay = min(max(delay, self._restart.reconnect_in_s), MAX_RESTART_S)
         spread = 0.5 + int.from_bytes(os.urandom(2), "big") / 0x10000
         try:
-            async with asyncio.timeout(delay * spread):
+            async with asyncio.timeout(delay * spread) as self._pause:
+                if self._waiting:
+                    self._hurry()
                 await self._try_now.wait()
         except TimeoutError:
             pass
+        finally:
+            self._pause = None
+
+    def _hurry(self) -> None:
+        """There is something to send: do not wait long for the next attempt."""
+        if self._pause is not None and not self._pause.expired():
+            soon = asyncio.get_running_loop().time() + WANTED_BACKOFF_S
+            when = self._pause.when()
+            if when is not None and when > soon:
+                self._pause.reschedule(soon)

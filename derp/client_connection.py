@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import cast
 
 from derp.certificates import received_chain, server_key_in
-from derp.client_core import ClientCore, Event
+from derp.client_core import ClientCore, Event, RelaySilent
 from derp.errors import CannotConnect, reason_of
 from derp.frames import FrameError
+from derp.liveness import STALLED_S
 from derp.relay_node import RelayNode
+from derp.tcp_info import is_stalled
 from derp.upgrade import SWITCHING, HeadReader, encode_request, parse_response_untrusted
 from meshproto.keys import NodePublic
 
@@ -22,12 +24,19 @@ MakeCore = Callable[[NodePublic | None, float], ClientCore]
 
 
 class ClientConnection(asyncio.Protocol):
-    """Silent until `begin`. `closed` is done, with the reason, when the connection is over."""
+    """Silent until `begin`.
+
+    `connected` is done when the relay has accepted the login, and `closed`, with the reason, when the
+    connection is over.
+    """
 
     def __init__(self, node: RelayNode, make_core: MakeCore, on_event: Callable[[Event], None]) -> None:
         self.node = node
         self.loop = asyncio.get_running_loop()
+        self.connected: asyncio.Future[None] = self.loop.create_future()
         self.closed: asyncio.Future[str] = self.loop.create_future()
+        self.fell_silent = False
+        """Whether the relay stopped answering, as opposed to closing."""
         self.core: ClientCore | None = None
         self._make_core = make_core
         self._on_event = on_event
@@ -60,6 +69,17 @@ class ClientConnection(asyncio.Protocol):
         if self._flush_soon is None:
             self._flush_soon = self.loop.call_soon(self._flush)
 
+    @property
+    def local_address(self) -> tuple[str, int, *tuple[int, ...]] | None:
+        """Ours, as a socket has it."""
+        return None if self._transport is None else self._transport.get_extra_info("sockname")
+
+    def doubt(self) -> None:
+        """Make sure that the relay still answers, or end the connection soon."""
+        if self.core is not None:
+            self.core.doubt(self.loop.time())
+            self._arm()
+
     def end(self, reason: str) -> None:
         """Drop the connection."""
         self._reason = self._reason or reason
@@ -85,6 +105,8 @@ class ClientConnection(asyncio.Protocol):
         except CannotConnect as error:
             self.end(str(error))
         else:
+            if self.core.is_connected and not self.connected.done():
+                self.connected.set_result(None)
             self._flush()
 
     def eof_received(self) -> bool:
@@ -128,19 +150,29 @@ class ClientConnection(asyncio.Protocol):
         data = self.core.data_to_send()
         if data:
             self._transport.write(data)
+        self._arm()
 
     def _arm(self) -> None:
+        """Set the timer, unless it comes early enough already: it looks again."""
         assert self.core is not None
-        self._timer = self.loop.call_at(self.core.next_timeout(), self._handle_timeout)
+        when = self.core.next_timeout()
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(when, self._handle_timeout)
 
     def _handle_timeout(self) -> None:
-        assert self.core is not None
+        self._timer = None
+        if self.core is None or self._transport is None:
+            return
         try:
-            self.core.handle_timeout(self.loop.time())
+            self.core.handle_timeout(self.loop.time(), is_stalled(self._transport, STALLED_S))
         except FrameError as error:
+            self.fell_silent = isinstance(error, RelaySilent)
             self.end(str(error))
         else:
-            self._arm()
+            self._flush()
 
 
 def _announced_key(transport: asyncio.Transport) -> NodePublic | None:

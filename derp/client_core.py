@@ -15,13 +15,12 @@ from derp import frames
 from derp.buckets import TokenBucket
 from derp.drops import DropReason, Kind
 from derp.frames import MAX_CLIENT_FRAME_SIZE, PING_SIZE, FrameError, FrameReader, FrameType, PeerPresent
+from derp.liveness import Liveness, Verdict
 from derp.login import ClientInfo, Entropy, ServerInfo, open_server_info_untrusted, seal_client_info
 from derp.outbox import Outbox
 from meshproto.keys import KEY_SIZE, NodePrivate, NodePublic
 
 LOGIN_TIMEOUT_S = 10.0
-SILENCE_TIMEOUT_S = 120.0
-"""Twice the time between keep-alives of the slowest relay."""
 QUEUE_PACKETS = 32
 MAX_SERVER_KEY_SIZE = 1024
 MIN_BURST_BYTES = 65568.0
@@ -31,6 +30,10 @@ MAX_KNOWN_KEYS = 4096
 _RECV_PACKET = int(FrameType.RECV_PACKET)
 _LIMITS = {int(kind): MAX_CLIENT_FRAME_SIZE for kind in FrameType}
 _LIMITS[FrameType.SERVER_KEY] = MAX_SERVER_KEY_SIZE
+
+
+class RelaySilent(FrameError):
+    """The relay was there, and does not answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,21 @@ class ClientCore:
         self._bucket: TokenBucket | None = None
         self._known_keys: dict[bytes, NodePublic] = {}
         self._started = now
-        self._last_heard = now
+        self._liveness = Liveness(now)
+        self._liveness_ping = b""
         if server is not None:
             self._log_in(server)
+
+    @property
+    def heard_at(self) -> float:
+        """When something came from the relay; when we began, if nothing has."""
+        return self._liveness.heard_at
 
     # From and to the relay.
 
     def receive_data(self, data: bytes, now: float) -> list[Event]:
         """What `data` completes. Raises FrameError."""
-        self._last_heard = now
+        self._liveness.heard(now)
         events: list[Event] = []
         for kind, payload in self._reader.receive_data(data):
             if kind == _RECV_PACKET and self.is_connected:
@@ -142,17 +151,30 @@ class ClientCore:
         self._outbox.is_writable = is_writable and self.is_connected
 
     def next_timeout(self) -> float:
-        """When `handle_timeout` gives the connection up."""
+        """When `handle_timeout` must be called; that may have become sooner with each packet sent."""
         if not self.is_connected:
             return self._started + LOGIN_TIMEOUT_S
-        return self._last_heard + SILENCE_TIMEOUT_S
+        return self._liveness.next_timeout()
 
-    def handle_timeout(self, now: float) -> None:
-        """Raises FrameError when the relay is silent for too long."""
-        if now >= self.next_timeout():
-            raise FrameError(
-                "the relay is silent" if self.is_connected else "the relay does not answer the login"
-            )
+    def handle_timeout(self, now: float, is_stalled: bool = False) -> None:
+        """Ask the relay whether it is there. Raises FrameError when it has not answered for too long.
+
+        `is_stalled` is what TCP knows (see `liveness`).
+        """
+        if not self.is_connected:
+            if now >= self.next_timeout():
+                raise FrameError("the relay does not answer the login")
+            return
+        match self._liveness.handle_timeout(now, is_stalled):
+            case Verdict.ASK:
+                self._liveness_ping = self._entropy(PING_SIZE)
+                self.ping(self._liveness_ping)
+            case Verdict.GIVE_UP:
+                raise RelaySilent("the relay does not answer any more")
+
+    def doubt(self, now: float) -> None:
+        """Ask the relay whether it is there at the next `handle_timeout`, which is due at once."""
+        self._liveness.ask_now(now)
 
     # What the node wants. A raw key is 32 bytes.
 
@@ -200,12 +222,18 @@ class ClientCore:
             case FrameType.PING if len(payload) >= PING_SIZE:
                 self._outbox.add_pong(frames.pong(payload[:PING_SIZE]))
             case FrameType.PONG if len(payload) >= PING_SIZE:
-                return PongReceived(payload[:PING_SIZE])
+                return self._pong(payload[:PING_SIZE])
             case FrameType.HEALTH:
                 return HealthChanged(payload.decode(errors="replace"))
             case FrameType.RESTARTING:
                 return Restarting(*frames.parse_restarting_untrusted(payload))
         return None
+
+    def _pong(self, data: bytes) -> Event | None:
+        if data == self._liveness_ping:
+            self._liveness_ping = b""
+            return None
+        return PongReceived(data)
 
     def _handle_login(self, kind: int, payload: bytes, now: float) -> Event | None:
         """ServerKey comes first, but who has started fast knows it already."""
@@ -230,6 +258,7 @@ class ClientCore:
         if self._bucket is not None and not self._bucket.take(len(frame), now):
             self._count_drop(DropReason.RATE_LIMIT, Kind.DISCO if disco else Kind.OTHER, len(frame))
             return
+        self._liveness.sent(now)
         self._outbox.add_packet(frame, disco)
 
     def _count_drop(self, reason: DropReason, kind: Kind, _size: int) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -22,6 +23,9 @@ from derp.relay_node import RelayNode
 from derp.trust import MakeContext, check_peer, client_context
 
 NEXT_ADDRESS_AFTER_S = 0.2
+FIRST_PATIENCE_S = (1.2, 1.2)
+"""How long all addresses may say nothing until we begin anew. TCP repeats its first segment after 1, 3 and 7
+seconds: too seldom for a path that comes back. After these, there is no limit here, for very long paths."""
 
 MarkSocket = Callable[[socket.socket], None]
 """Called with each new socket before it connects: a node's own must not go into its tunnel."""
@@ -115,7 +119,16 @@ async def _connect_any(addresses: list[AddrInfoType], mark: MarkSocket) -> socke
             raise
         return made
 
-    return await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make)
+    async def connect() -> socket.socket:
+        return await start_connection(
+            addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make
+        )
+
+    for patience in FIRST_PATIENCE_S:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience + NEXT_ADDRESS_AFTER_S * len(addresses)):
+                return await connect()
+    return await connect()
 
 
 async def _start(

@@ -19,6 +19,7 @@ from derp.client_core import (
     PacketReceived,
     PeerGone,
     PongReceived,
+    RelaySilent,
     Restarting,
 )
 from derp.drops import DropReason, Kind
@@ -187,12 +188,62 @@ def test_silence() -> None:
     core.handle_timeout(9.0)
     with pytest.raises(FrameError, match="does not answer"):
         core.handle_timeout(10.0)
+
+
+def test_idle_relay_is_asked() -> None:
     core = connected()
     core.receive_data(frames.KEEP_ALIVE, 100.0)
-    assert core.next_timeout() == 220.0
-    core.handle_timeout(219.0)
-    with pytest.raises(FrameError, match="silent"):
-        core.handle_timeout(220.0)
+    assert core.next_timeout() == 130.0
+    core.handle_timeout(129.0)
+    assert core.data_to_send() == b""
+    core.handle_timeout(130.0)
+    assert core.data_to_send() == frames.ping(bytes(8))
+    assert core.receive_data(frames.pong(bytes(8)), 130.1) == []  # nobody else's business
+    assert core.next_timeout() == 160.1
+
+
+def test_relay_that_is_cut_off_while_we_send() -> None:
+    core = connected()
+    core.send_packet(BOB.public, b"packet", 20.0)
+    core.send_packet(BOB.public, b"packet", 20.4)
+    core.data_to_send()
+    assert core.next_timeout() == 20.5
+    core.handle_timeout(20.5)
+    assert core.data_to_send() == frames.ping(bytes(8))
+    assert core.next_timeout() == 21.3
+    with pytest.raises(RelaySilent, match="does not answer any more"):
+        core.handle_timeout(21.3, is_stalled=True)
+
+
+def test_relay_whose_host_still_takes_what_we_send_has_longer() -> None:
+    core = connected()
+    core.send_packet(BOB.public, b"packet", 20.0)
+    now = 20.5
+    while now < 24.5:
+        core.handle_timeout(now)
+        now = core.next_timeout()
+    assert now == 24.5
+    with pytest.raises(RelaySilent):
+        core.handle_timeout(now)
+
+
+def test_any_frame_shows_that_the_relay_is_there() -> None:
+    core = connected()
+    core.send_packet(BOB.public, b"packet", 20.0)
+    core.handle_timeout(20.5)
+    core.receive_data(frames.recv_packet(BOB.public.raw, b"answer"), 20.6)
+    core.handle_timeout(21.3, is_stalled=True)
+    assert core.next_timeout() == 50.6
+    assert core.heard_at == 20.6
+
+
+def test_doubt_asks_at_once() -> None:
+    core = connected()
+    core.doubt(20.0)
+    assert core.next_timeout() == 20.0
+    core.handle_timeout(20.0)
+    core.doubt(20.1)
+    assert core.next_timeout() == 20.8
 
 
 @pytest.mark.parametrize(
