@@ -41,7 +41,7 @@ class Lab:
         self.directory = directory_of(self.id)
         self.hosts: dict[str, Host] = {}
         self.keep = keep
-        self._switch = f"{self.id}-switch"
+        self._switch: Host | None = None
         self._old_handler: object = None
 
     def __enter__(self) -> Self:
@@ -50,7 +50,7 @@ class Lab:
         (self.directory / OWNER_FILE).write_text(_process_identity(os.getpid()))
         self._turn_sigterm_into_exit()
         try:
-            namespaces.add(self._switch)
+            self._switch = Host("switch", f"{self.id}-switch", self.directory / "switch")
         except BaseException:
             self._end()
             raise
@@ -74,7 +74,8 @@ class Lab:
         old = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
         try:
             self.destroy(self.id)
-            for process in (process for host in self.hosts.values() for process in host.started):
+            machines = [*self.hosts.values(), *([self._switch] if self._switch else [])]
+            for process in (process for host in machines for process in host.started):
                 process.wait(check=False)  # ended by now; this takes its exit status from the kernel
         finally:
             if old is not None:
@@ -100,6 +101,7 @@ class Lab:
 
     def lan(self, name: str) -> Lan:
         """A new switch."""
+        assert self._switch is not None, "a lab is used in its `with` block"
         return Lan(name, self._switch)
 
     def link(self, end: tuple[Host, str], other: tuple[Host, str], *, mtu: int = 1500) -> None:
