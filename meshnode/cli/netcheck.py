@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from typing import Final
 
 import click
 
-from meshnode.cli.errors import EXIT_FAILED, CommandError, DaemonNotRunning
+from meshnode.cli.errors import EXIT_FAILED, AccessDenied, CommandError
 from meshnode.cli.grammar import Command, Duration, flag, switch
 from meshnode.cli.local_client import LocalClient
 from meshnode.cli.session import local_client
@@ -153,30 +154,24 @@ def _mark(own: socket.socket) -> None:
 def _from_daemon(client: LocalClient) -> DERPMap:
     """The map that the coordinator gave this node. Raises CommandError."""
     try:
-        data = client.derp_map()
-    except DaemonNotRunning as error:
-        raise DaemonNotRunning(f"{error}; or name relays with --derp-map") from error
-    found = _decoded(data, f"the daemon at {client.path}")
-    if found is None or not found.regions:
-        raise CommandError(
-            'this node knows no relays: it is not connected ("meshnode up" does that), or the coordinator '
-            "has none; or name some with --derp-map"
-        )
-    return found
+        document = client.derp_map()
+    except AccessDenied:
+        raise
+    except CommandError as error:
+        raise CommandError(f"{error}; or name relays with --derp-map") from error
+    return _decoded(json.dumps(document).encode(), f"the daemon at {client.path}")
 
 
 def _from_place(place: str) -> DERPMap:
     """The map in a file or behind a URL. Raises CommandError."""
     data = _fetched(place) if place.startswith(("http://", "https://")) else _read(place)
     found = _decoded(data, place)
-    if found is None or not found.regions:
+    if not found.regions:
         raise CommandError(f"{place} has no regions, so there is nothing to measure")
     return found
 
 
-def _decoded(data: bytes, whose: str) -> DERPMap | None:
-    if data.strip() in (b"", b"null"):
-        return None
+def _decoded(data: bytes, whose: str) -> DERPMap:
     try:
         return decode(data, DERPMap)
     except MalformedMessage as error:
