@@ -17,6 +17,7 @@ from meshnode.linux.marks import FWMARK, ownership
 from meshnode.linux.netlink import FAMILY, beside_the_loop
 from meshnode.linux.netlink_events import EVERYTHING, Event, read_firewall, read_routing
 from meshnode.linux.netstate import AddressFact, DefaultRoute, LinkFact, NetworkState, network_state
+from meshproto.addresses import IPAddress
 
 logger = logging.getLogger(__name__)
 
@@ -241,5 +242,10 @@ async def _default_route(ipr: Any, version: int, links: dict[int, LinkFact]) -> 
     link = links.get(message.get_attr("RTA_OIF"))
     if message["type"] != RTN_UNICAST or link is None or link.loopback:
         return None
-    gateway = message.get_attr("RTA_GATEWAY")
-    return DefaultRoute(link.name, ip_address(gateway) if gateway else None)
+    return DefaultRoute(
+        link.name, _optional(message.get_attr("RTA_GATEWAY")), _optional(message.get_attr("RTA_PREFSRC"))
+    )
+
+
+def _optional(address: str | None) -> IPAddress | None:
+    return ip_address(address) if address else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from meshnode.linux.router_config import IPInterface
 from meshproto.addresses import IPAddress, IPNetwork
@@ -42,6 +42,8 @@ class DefaultRoute:
 
     interface: str
     gateway: IPAddress | None = None
+    source: IPAddress | None = None
+    """Our address on that way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ class NetworkState:
     def is_online(self) -> bool:
         """Whether there is a way to the internet, by either version."""
         return bool(self.default_routes)
+
+    @property
+    def gateway_v4(self) -> tuple[IPv4Address, IPv4Address] | None:
+        """The IPv4 default gateway and our address towards it; None without, or if there is no gateway on the
+        way, as on a mobile link."""
+        way = self.default_routes.get(4)
+        if way and isinstance(way.gateway, IPv4Address) and isinstance(way.source, IPv4Address):
+            return way.gateway, way.source
+        return None
 
 
 def network_state(

@@ -43,7 +43,10 @@ def decode_config(given: dict[str, Any]) -> RouterConfig:
 
 def encode_state(state: NetworkState) -> dict[str, Any]:
     """A NetworkState for JSON."""
-    ways = {str(version): (way.interface, str(way.gateway)) for version, way in state.default_routes.items()}
+    ways = {
+        str(version): (way.interface, str(way.gateway), str(way.source))
+        for version, way in state.default_routes.items()
+    }
     return {
         "endpoints": list(map(str, state.endpoints)),
         "lan_prefixes": list(map(str, state.lan_prefixes)),

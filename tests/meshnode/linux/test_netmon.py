@@ -153,6 +153,19 @@ def test_states_of_the_same_network_are_equal_whatever_the_order() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("way", "seen"),
+    [
+        (DefaultRoute("eth0", ip_address("192.168.1.1"), ip_address("192.168.1.2")), True),
+        (DefaultRoute("ppp0", None, ip_address("203.0.113.5")), False),
+        (DefaultRoute("eth0", ip_address("fe80::1"), ip_address("192.168.1.2")), False),  # RFC 5549
+    ],
+)
+def test_a_gateway_for_port_mapping_has_an_ipv4_address(way: DefaultRoute, seen: bool) -> None:
+    state = network_state("mesh0", LINKS, [], {4: way})
+    assert state.gateway_v4 == ((way.gateway, way.source) if seen else None)
+
+
 # Real changes
 
 
@@ -178,10 +191,11 @@ def until(node: PlainNode, **wanted: object) -> None:
 
 @pytest.mark.system
 def test_the_state_follows_links_addresses_and_default_routes(node: PlainNode) -> None:
-    both, lan = ["192.168.1.2", "2001:db8:1::2"], ["192.168.1.0/24", "2001:db8:1::/64"]
+    lan4, lan6 = both = ["192.168.1.2", "2001:db8:1::2"]
+    lan = ["192.168.1.0/24", "2001:db8:1::/64"]
     assert node.state() == {"endpoints": both, "lan_prefixes": lan, "default_routes": {}}
     node.host.add_default_routes(["192.168.1.1", "2001:db8:1::1"])
-    until(node, default_routes={"4": ["eth0", "192.168.1.1"], "6": ["eth0", "2001:db8:1::1"]})
+    until(node, default_routes={"4": ["eth0", "192.168.1.1", lan4], "6": ["eth0", "2001:db8:1::1", lan6]})
     node.host.ip("address add 10.5.0.1/16 dev eth0")
     until(node, endpoints=["10.5.0.1", *both], lan_prefixes=["10.5.0.0/16", *lan])
     node.host.link_down()
@@ -191,7 +205,7 @@ def test_the_state_follows_links_addresses_and_default_routes(node: PlainNode) -
 @pytest.mark.system
 def test_the_tunnel_is_no_part_of_the_state(node: PlainNode) -> None:
     node.host.add_default_routes(["192.168.1.1"])
-    until(node, default_routes={"4": ["eth0", "192.168.1.1"]})
+    until(node, default_routes={"4": ["eth0", "192.168.1.1", "192.168.1.2"]})
     before = node.state()
     node.must_set(addresses=["100.64.0.1/32"], routes=["100.64.0.2/32", "0.0.0.0/0", "::/0"])
     node.host.ip("address add 10.9.0.1/24 dev mesh0", "address add 10.5.0.1/16 dev eth0")
