@@ -9,17 +9,21 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from aiohttp import web
 
-from coordinator import __version__, api, files, http, logs, names
+from coordinator import __version__, api, files, http, keyfile, logs, names
+from coordinator.acceptor import Acceptor
 from coordinator.config import Config
 from coordinator.db import check_sqlite, open_sqlite
 from coordinator.listen import open_listeners
 from coordinator.machine_api import MachineApi
 from coordinator.noise_server import NoiseServer
 from coordinator.poll import MapSessions
+from coordinator.relay import EmbeddedRelay, relays_of
 from coordinator.state import State, Timings
+from coordinator.stun_servers import StunServers
 
 HTTP_IDLE_S = 75.0  # for a plain HTTP connection without a request
 SHUTDOWN_GRACE_S = 3.0  # for requests under way
@@ -29,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 def check(config: Config) -> None:
     """Look at what `serve` would use, changing nothing. Raises StartupError."""
-    if config.private_key_file.exists():
-        files.read_private_key(config.private_key_file)
+    for key in (keyfile.noise_key(config.private_key_file), keyfile.relay_key(config.relay_private_key_file)):
+        if key.path.exists():
+            key.read()
     check_sqlite(config.database_file)
 
 
@@ -100,32 +105,45 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         listeners = open_listeners(config.listen_addr)
         for listener in listeners:
             stack.callback(listener.close)
+        stun = None
+        if config.relay.is_enabled:
+            stun = StunServers.open(config.relay)
+            stack.callback(stun.close)
         files.make_state_directory(config.state_dir)
-        private_key = files.load_or_create_private_key(config.private_key_file)
+        private_key = keyfile.noise_key(config.private_key_file).load_or_create()
+        network, relay_key = config.network, None
+        if stun is not None:
+            relay_key = keyfile.relay_key(config.relay_private_key_file).load_or_create()
+            network = replace(network, relays=relays_of(config, relay_key, stun))
         stack.enter_context(files.locked(config.database_file))
         unix_socket = stack.enter_context(
             files.admin_socket(config.unix_socket, config.unix_socket_permission)
         )
         database = await open_sqlite(config.database_file)
         stack.push_async_callback(database.close)
-        state = await stack.enter_async_context(State.open(database, config.network, timings))
+        state = await stack.enter_async_context(State.open(database, network, timings))
         _warn_of_long_names(state)
+        relay = None
+        if relay_key is not None:
+            relay = await stack.enter_async_context(EmbeddedRelay.open(config, relay_key, state))
         sessions = MapSessions(state)
         stack.callback(sessions.close)
         machine_api = MachineApi(state, sessions)
         noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
-        await _start(stack, api.create_app(state), [unix_socket])
-        public = await _start(stack, http.create_app(state, noise_server, private_key), listeners)
+        admin = await _runner(stack, api.create_app(state))
+        await web.SockSite(admin, unix_socket).start()
+        app = http.create_app(state, noise_server, private_key)
+        if relay is not None:
+            relay.add_to(app)
+        public = _accept(await _runner(stack, app), listeners, relay)
+        stack.callback(public.close)
         yield Coordinator(config, state, listeners)
         # Machines first, and none may come back: polls would hold up the public listener for the whole grace.
-        for site in list(public.sites):
-            await site.stop()
-        await noise_server.close()
+        public.close()
+        await asyncio.gather(noise_server.close(), *([relay.server.close()] if relay is not None else []))
 
 
-async def _start(
-    stack: AsyncExitStack, app: web.Application, listeners: list[socket.socket]
-) -> web.AppRunner:
+async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -135,9 +153,14 @@ async def _start(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    for listener in listeners:
-        await web.SockSite(runner, listener).start()
     return runner
+
+
+def _accept(runner: web.AppRunner, listeners: list[socket.socket], relay: EmbeddedRelay | None) -> Acceptor:
+    assert runner.server is not None
+    if relay is None:
+        return Acceptor(listeners, runner.server)
+    return Acceptor(listeners, relay.front(runner.server), relay.tls)
 
 
 def _warn_of_long_names(state: State) -> None:

@@ -17,18 +17,23 @@ class Change:
     """What a batch of writes touched.
 
     `nodes` were added, altered or removed, went online or offline, expired, or gained or lost a primary
-    route. `users` have a new name or profile.
+    route. `users` have a new name or profile. `relays`: there are other relays.
     """
 
     nodes: frozenset[NodeID] = frozenset()
     users: frozenset[UserID] = frozenset()
+    relays: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.users)
+        return bool(self.nodes or self.users or self.relays)
 
     def merge(self, other: Change) -> Change:
         """The change that covers both."""
-        return Change(nodes=self.nodes | other.nodes, users=self.users | other.users)
+        return Change(
+            nodes=self.nodes | other.nodes,
+            users=self.users | other.users,
+            relays=self.relays or other.relays,
+        )
 
 
 NOTHING = Change()

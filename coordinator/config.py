@@ -36,6 +36,8 @@ from coordinator.config_values import (
 )
 from coordinator.errors import StartupError
 from coordinator.model import IPNetwork
+from coordinator.relay_config import FIELDS as _RELAY_FIELDS
+from coordinator.relay_config import RelayConfig
 from coordinator.settings import NetworkSettings
 from meshproto.routes import CGNAT_RANGE, ULA_RANGE
 
@@ -66,6 +68,7 @@ class Config:
     log_level: str = "info"
     log_format: str = "text"
     cli_timeout: float = 5.0
+    relay: RelayConfig = field(default_factory=RelayConfig)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -77,6 +80,11 @@ class Config:
     def database_file(self) -> Path:
         """The SQLite database."""
         return self.database_path or self.state_dir / "db.sqlite"
+
+    @property
+    def relay_private_key_file(self) -> Path:
+        """The embedded relay's key."""
+        return self.relay.private_key_path or self.state_dir / "derp_server_private.key"
 
     @property
     def network(self) -> NetworkSettings:
@@ -121,13 +129,15 @@ def parse(document: object, path: Path) -> Config:
     if not isinstance(document, Mapping):
         raise StartupError(f"configuration {path}: expected `key: value` lines at the top")
     values: dict[str, Any] = {}
+    relay_values: dict[str, Any] = {}
     problems: list[str] = []
     warnings: list[str] = []
     for key, value in _leaves(document, problems):
-        if key in _FIELDS:
-            name, read = _FIELDS[key]
+        if key in _FIELDS or key in _RELAY_FIELDS:
+            fields, into = (_FIELDS, values) if key in _FIELDS else (_RELAY_FIELDS, relay_values)
+            name, read = fields[key]
             try:
-                values[name] = read(value)
+                into[name] = read(value)
             except WrongValue as wrong:
                 problems.append(f"{key}: {wrong}, not {value!r}")
         elif key in _UNSAFE_TO_IGNORE and _is_set(key, value):
@@ -137,6 +147,7 @@ def parse(document: object, path: Path) -> Config:
     if values.keys() & {"prefix_v4", "prefix_v6"}:
         # Whoever names one family and not the other wants only that one.
         values = {"prefix_v4": None, "prefix_v6": None} | values
+    values["relay"] = RelayConfig(**relay_values)
     if not problems:
         problems += _contradictions(values)
     if problems:
@@ -182,11 +193,17 @@ def _doubts(values: Mapping[str, Any]) -> list[str]:
         ("prefixes.v4", config.prefix_v4, CGNAT_RANGE),
         ("prefixes.v6", config.prefix_v6, ULA_RANGE),
     )
-    return [
+    doubts = [
         f"{key}: {prefix} is outside {expected}; Tailscale's clients will not work with it"
         for key, prefix, expected in ranges
         if prefix is not None and not _inside(prefix, expected)
     ]
+    if config.relay.is_without_relays:
+        doubts.append(
+            "derp: there is no relay; nodes that cannot reach each other directly will not reach each other, "
+            "and Tailscale's clients will not start"
+        )
+    return doubts
 
 
 def _inside(prefix: IPNetwork, expected: IPNetwork) -> bool:
@@ -205,6 +222,7 @@ def _with_absolute_paths(config: Config, directory: Path) -> Config:
             None if config.noise_private_key_path is None else absolute(config.noise_private_key_path)
         ),
         database_path=None if config.database_path is None else absolute(config.database_path),
+        relay=config.relay.with_absolute_paths(directory),
     )
 
 
@@ -279,7 +297,6 @@ _WHOLE_SECTIONS = frozenset(
         "auto_update",
         "database.gorm",
         "database.postgres",
-        "derp",
         "dns.nameservers",
         "logtail",
         "oidc",
@@ -287,7 +304,7 @@ _WHOLE_SECTIONS = frozenset(
         "tuning",
     }
 )
-_KNOWN = frozenset({*_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT})
+_KNOWN = frozenset({*_FIELDS, *_RELAY_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT})
 
 
 def _is_set(key: str, value: object) -> bool:

@@ -40,6 +40,12 @@ def read_text(value: object) -> str:
     return value.strip()
 
 
+def read_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise WrongValue("expected true or false")
+    return value
+
+
 def read_path(value: object) -> Path:
     text = read_text(value)
     if not text:

@@ -1,4 +1,4 @@
-"""The coordinator's files: state directory, Noise key, the lock on the database, the admin socket."""
+"""The coordinator's files: state directory, the lock on the database, the admin socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coordinator.errors import StartupError
-from meshproto.keys import MachinePrivate, MalformedKey
 
 
 def make_state_directory(path: Path) -> None:
@@ -19,45 +18,7 @@ def make_state_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StartupError(f"state_dir {path}: {_reason(error)}") from error
-
-
-def load_or_create_private_key(path: Path) -> MachinePrivate:
-    """The server's Noise key, made and stored (mode 0600) the first time. Raises StartupError."""
-    try:
-        is_there = path.exists()
-    except OSError as error:
-        raise StartupError(f"noise.private_key_path {path}: {_reason(error)}") from error
-    if is_there:
-        return read_private_key(path)
-    key = MachinePrivate.generate(os.urandom)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            temporary.unlink()  # what a crash left
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(key.to_text() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise StartupError(f"noise.private_key_path {path}: {_reason(error)}") from error
-    return key
-
-
-def read_private_key(path: Path) -> MachinePrivate:
-    """The server's Noise key. Raises StartupError."""
-    try:
-        return MachinePrivate.parse(path.read_text().strip())
-    except OSError as error:
-        raise StartupError(f"noise.private_key_path {path}: {_reason(error)}") from error
-    except (MalformedKey, UnicodeDecodeError) as error:
-        raise StartupError(
-            f"noise.private_key_path {path} holds no key: restore it from a backup, "
-            "or remove it and log in every node again"
-        ) from error
+        raise StartupError(f"state_dir {path}: {reason_of(error)}") from error
 
 
 @contextmanager
@@ -68,7 +29,7 @@ def locked(database: Path) -> Iterator[None]:
         database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StartupError(f"database {database}: {_reason(error)}") from error
+        raise StartupError(f"database {database}: {reason_of(error)}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -101,7 +62,7 @@ def admin_socket(path: Path, permission: int) -> Iterator[socket.socket]:
         listener.close()
         if isinstance(error, StartupError):
             raise
-        raise StartupError(f"unix_socket {path}: {_reason(error)}") from error
+        raise StartupError(f"unix_socket {path}: {reason_of(error)}") from error
     try:
         yield listener
     finally:
@@ -123,15 +84,26 @@ def _remove_stale(path: Path) -> None:
     raise StartupError(f"unix_socket {path}: another coordinator listens there; stop it, or set unix_socket")
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by a file that only its owner can read (mode 0600), durably. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    with suppress(FileNotFoundError):
+        temporary.unlink()  # what a crash left
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """What is wrong, and what to do where that is clear."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror}; run as root, or set it to a place that you own"
     return error.strerror or str(error)

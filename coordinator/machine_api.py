@@ -93,7 +93,7 @@ class MachineApi:
         if request.stream:
             # Since capability version 68 what a streaming request reports may be stale: it is not looked at.
             node = self._state.node_for(exchange.machine_key, request)
-            await self._sessions.stream(exchange, node.id, compress)
+            await self._sessions.stream(exchange, node.id, compress, _reached_at(exchange))
             return
         if request.read_only:
             node = self._state.node_for(exchange.machine_key, request)
@@ -102,7 +102,8 @@ class MachineApi:
         if request.omit_peers:
             await exchange.respond(200, b"")
         else:
-            await exchange.respond(200, await self._sessions.once(node.id, compress), "application/json")
+            frame = await self._sessions.once(node.id, compress, _reached_at(exchange))
+            await exchange.respond(200, frame, "application/json")
 
 
 def _reached_at(exchange: Exchange) -> str:

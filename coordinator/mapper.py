@@ -40,15 +40,20 @@ class Mapper:
         self._views = NodeViews()
         self._steps: list[_Step] = []
 
-    def full(self, snapshot: Snapshot, viewer_id: NodeID, wall: datetime) -> MapResponse:
-        """The first message of a poll: all that the viewer may know. Raises KeyError when it is gone."""
+    def full(
+        self, snapshot: Snapshot, viewer_id: NodeID, wall: datetime, reached_at: str = ""
+    ) -> MapResponse:
+        """The first message of a poll: all that the viewer may know. Raises KeyError when it is gone.
+
+        `reached_at` is the URL at which it reached us.
+        """
         viewer = snapshot.nodes[viewer_id]
         views = self._views.of(snapshot)
         peers = [view for peer_id in views.by_id if (view := views.seen(viewer, peer_id)) is not None]
         own = self_node(snapshot, viewer)
         return MapResponse(
             node=own,
-            derp_map=snapshot.settings.derp_map,
+            derp_map=snapshot.settings.relays.map_for(reached_at),
             peers=tuple(view.encoded for view in peers),
             user_profiles=_profiles(snapshot, {own.user, *(view.node.user for view in peers)}),
             packet_filters={"base": snapshot.policy.packet_filter(viewer)},
@@ -60,7 +65,13 @@ class Mapper:
         )
 
     def delta(
-        self, told: Snapshot, current: Snapshot, change: Change, viewer_id: NodeID, wall: datetime
+        self,
+        told: Snapshot,
+        current: Snapshot,
+        change: Change,
+        viewer_id: NodeID,
+        wall: datetime,
+        reached_at: str = "",
     ) -> MapResponse | None:
         """What the viewer, told about `told` before, has to hear about `current`; None for nothing.
 
@@ -71,7 +82,7 @@ class Mapper:
         diffs = step.diffs(viewer)
         owners = step.owners_changed(viewer) if change.users else frozenset()
         own = _changed_self(told, current, viewer) if viewer_id in change.nodes else None
-        network = _changed_network(told, current, viewer)
+        network = _changed_network(told, current, viewer, reached_at)
         if own is None and network is None:
             return step.shared_response(diffs, owners, wall)
         response = step.response(diffs, owners | ({own.user} if own is not None else set()), wall)
@@ -211,11 +222,11 @@ def _decided(own: Node) -> Node:
     return msgspec.structs.replace(own, endpoints=None, disco_key=None, home_derp=0, hostinfo=None, cap=0)
 
 
-def _changed_network(told: Snapshot, current: Snapshot, viewer: _Viewer) -> _Network | None:
-    derp_map = current.settings.derp_map
+def _changed_network(told: Snapshot, current: Snapshot, viewer: _Viewer, reached_at: str) -> _Network | None:
+    relays = current.settings.relays
     old_rules = told.policy.packet_filter(viewer.before)
     rules = current.policy.packet_filter(viewer.after)
-    new_map = None if derp_map == told.settings.derp_map else derp_map
+    new_map = None if relays == told.settings.relays else relays.map_for(reached_at)
     if new_map is None and rules == old_rules:
         return None
     return _Network(new_map, None if rules == old_rules else {"base": rules})

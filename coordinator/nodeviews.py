@@ -101,7 +101,7 @@ class NodeViews:
         for views in self._recent:
             if views.snapshot is snapshot:
                 return views
-        if self._recent and self._recent[0].snapshot.settings is not snapshot.settings:
+        if self._recent and _domain(self._recent[0].snapshot) != _domain(snapshot):
             self._kept.clear()
         by_id: dict[NodeID, NodeView] = {}
         kept: dict[NodeID, tuple[_Kept, ...]] = {}
@@ -125,6 +125,11 @@ class NodeViews:
             if entry.record is record and entry.is_online == is_online and entry.primary == primary:
                 return entries if entry is entries[0] else entries[::-1]
         return (_Kept(record, is_online, primary, _peer_view(snapshot, record)), *entries[:1])
+
+
+def _domain(snapshot: Snapshot) -> str:
+    """All that views show of the settings."""
+    return snapshot.settings.base_domain
 
 
 class _Kept(NamedTuple):

@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 class MapSession:
     """One streaming poll: its node knows `told`, and `target` may differ from that where `change` says."""
 
-    def __init__(self, node_id: NodeID, told: Snapshot) -> None:
+    def __init__(self, node_id: NodeID, told: Snapshot, reached_at: str) -> None:
         self.node_id = node_id
+        self.reached_at = reached_at
         self.told = told
         self.target = told
         self.change = NOTHING
@@ -90,12 +91,15 @@ class MapSessions:
         if self._tick is not None:
             self._tick.cancel()
 
-    async def stream(self, exchange: Exchange, node_id: NodeID, compress: bool) -> None:
-        """Answer a streaming poll: the full map, then changes and keep-alives until either side ends it."""
+    async def stream(self, exchange: Exchange, node_id: NodeID, compress: bool, reached_at: str) -> None:
+        """Answer a streaming poll: the full map, then changes and keep-alives until either side ends it.
+
+        `reached_at` is the URL at which the node reached us.
+        """
         session: MapSession | None = None
         try:
             await self._state.connect(node_id)
-            session, frame = await self._begin(node_id, compress)
+            session, frame = await self._begin(node_id, compress, reached_at)
             exchange.start(200, "application/json")
             await self._write(exchange, session, frame)
             await self._follow(exchange, session, compress)
@@ -105,24 +109,26 @@ class MapSessions:
                 del self._sessions[node_id]
             self._state.disconnect(node_id)
 
-    async def once(self, node_id: NodeID, compress: bool) -> bytes:
+    async def once(self, node_id: NodeID, compress: bool, reached_at: str) -> bytes:
         """The full map as one framed message."""
         async with self._building:
-            return await self._full_frame(self._state.snapshot, node_id, compress)
+            return await self._full_frame(self._state.snapshot, node_id, compress, reached_at)
 
-    async def _begin(self, node_id: NodeID, compress: bool) -> tuple[MapSession, bytes]:
+    async def _begin(self, node_id: NodeID, compress: bool, reached_at: str) -> tuple[MapSession, bytes]:
         async with self._building:
-            session = MapSession(node_id, self._state.snapshot)
+            session = MapSession(node_id, self._state.snapshot, reached_at)
             if node_id not in session.told.nodes:
                 raise NotFound("node not found")
             older = self._sessions.get(node_id)
             self._sessions[node_id] = session
             if older is not None:
                 older.replace()
-            return session, await self._full_frame(session.told, node_id, compress)
+            return session, await self._full_frame(session.told, node_id, compress, reached_at)
 
-    async def _full_frame(self, snapshot: Snapshot, node_id: NodeID, compress: bool) -> bytes:
-        json = codec.encode(self._mapper.full(snapshot, node_id, _wall()))
+    async def _full_frame(
+        self, snapshot: Snapshot, node_id: NodeID, compress: bool, reached_at: str
+    ) -> bytes:
+        json = codec.encode(self._mapper.full(snapshot, node_id, _wall(), reached_at))
         if len(json) < LARGE_MAP:
             return codec.frame_map_response(json, compress)
         loop = asyncio.get_running_loop()
@@ -147,7 +153,7 @@ class MapSessions:
         session.told, session.change = target, NOTHING
         if session.node_id not in target.nodes:
             return self._frame(self._mapper.farewell(told, session.node_id, _wall()), compress)
-        response = self._mapper.delta(told, target, change, session.node_id, _wall())
+        response = self._mapper.delta(told, target, change, session.node_id, _wall(), session.reached_at)
         return None if response is None else self._frame(response, compress)
 
     def _frame(self, response: MapResponse, compress: bool) -> bytes:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 
-from meshproto.messages import DERPMap
+from coordinator.derp_map import Relays
 from meshproto.routes import CGNAT_RANGE, ULA_RANGE
-
-NO_RELAYS = DERPMap(regions={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +27,4 @@ class NetworkSettings:
     random_allocation: bool = False
     base_domain: str = ""
     node_expiry: timedelta | None = None
-    derp_map: DERPMap = NO_RELAYS
+    relays: Relays = field(default_factory=Relays)

@@ -40,10 +40,19 @@ from coordinator.pending import (
 )
 from coordinator.presence import Due, Presence
 from coordinator.settings import NetworkSettings
-from coordinator.store import MarkExpired, PutNode, RemoveNode, SetOnline, Snapshot, Update, View
+from coordinator.store import (
+    MarkExpired,
+    PutNode,
+    RemoveNode,
+    SetOnline,
+    SetOtherRelays,
+    Snapshot,
+    Update,
+    View,
+)
 from coordinator.writer import Writer
 from meshproto.keys import MachinePublic
-from meshproto.messages import MapRequest, RegisterRequest, RegisterResponse
+from meshproto.messages import DERPMap, MapRequest, RegisterRequest, RegisterResponse
 
 Listener: TypeAlias = Callable[[Snapshot, Change], None]
 
@@ -230,6 +239,12 @@ class State:
     def primary_routes(self, node_id: NodeID) -> tuple[IPNetwork, ...]:
         """The subnet routes that the node serves now."""
         return self.snapshot.primaries.of(node_id)
+
+    # Relays.
+
+    async def set_other_relays(self, derp_map: DERPMap) -> None:
+        """The relays besides the one inside, from now on."""
+        await self._writer.submit(lambda _view: ([SetOtherRelays(derp_map)], None))
 
     # Machines.
 

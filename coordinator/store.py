@@ -8,7 +8,7 @@ The database is persistence, not the working state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ from coordinator.policy import ALLOW_ALL, Policy
 from coordinator.primaries import Primaries
 from coordinator.settings import NetworkSettings
 from meshproto.keys import MachinePublic, NodePublic
+from meshproto.messages import DERPMap
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -134,8 +135,23 @@ class MarkExpired:
     node_id: NodeID
 
 
+@dataclass(frozen=True, slots=True)
+class SetOtherRelays:
+    """The relays besides the one inside. Not stored."""
+
+    derp_map: DERPMap
+
+
 Update: TypeAlias = (
-    PutUser | RemoveUser | PutNode | RemoveNode | PutPreAuthKey | RemovePreAuthKey | SetOnline | MarkExpired
+    PutUser
+    | RemoveUser
+    | PutNode
+    | RemoveNode
+    | PutPreAuthKey
+    | RemovePreAuthKey
+    | SetOnline
+    | MarkExpired
+    | SetOtherRelays
 )
 
 
@@ -251,7 +267,11 @@ class Draft:
 
     def change(self) -> Change:
         """Where this draft may differ from its base."""
-        return Change(nodes=frozenset(self._changed_nodes), users=frozenset(self.touched_users))
+        return Change(
+            nodes=frozenset(self._changed_nodes),
+            users=frozenset(self.touched_users),
+            relays=self.settings.relays.others != self.base.settings.relays.others,
+        )
 
     @property
     def is_stored(self) -> bool:
@@ -281,6 +301,9 @@ class Draft:
                     self._put_key(key)
                 case RemovePreAuthKey(key_id):
                     self._remove_key(key_id)
+                case SetOtherRelays(derp_map):
+                    relays = replace(self.settings.relays, others=derp_map)
+                    self.settings = replace(self.settings, relays=relays)
 
     def _put_node(self, node: NodeRecord) -> None:
         before = self.nodes.get(node.id)

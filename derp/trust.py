@@ -71,6 +71,14 @@ def matches(certificate: x509.Certificate, host: str) -> bool:
         return bool({wanted, parent} & {name.lower() for name in names.get_values_for_type(x509.DNSName)})
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_digest(node: RelayNode, chain: list[bytes], wall: datetime) -> None:
     wanted = node.cert_name.removeprefix(DIGEST_PREFIX).lower()
     if len(chain) != 1 or not hmac.compare_digest(hashlib.sha256(chain[0]).hexdigest(), wanted):
@@ -79,5 +87,6 @@ def _check_digest(node: RelayNode, chain: list[bytes], wall: datetime) -> None:
     now = wall.astimezone(UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise CannotConnect(f"{node} has a certificate that is not valid today")
-    if not matches(certificate, node.host_name):
+    # Who dials an address names none in the handshake, so such a relay cannot choose a certificate by it.
+    if not _is_address(node.host_name) and not matches(certificate, node.host_name):
         raise CannotConnect(f"{node} has a certificate for another name")

@@ -106,10 +106,10 @@ async def _serve(addresses: list[TransportAddress], responder: Responder, ipv6_o
 def _open(addresses: list[TransportAddress], responder: Responder, ipv6_optional: bool) -> StunServer:
     try:
         return StunServer.open(addresses, responder)
-    except CannotListen:
-        if not ipv6_optional:
+    except CannotListen as error:
+        if not (ipv6_optional and error.is_family_missing):
             raise
-        # A host without IPv6 is normal. What else is wrong is wrong for IPv4, too.
+        # A host without IPv6 is normal.
         return StunServer.open([address for address in addresses if ":" not in address.host], responder)
 
 

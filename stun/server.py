@@ -21,6 +21,7 @@ BATCH_SIZE = 64  # datagrams per turn of the event loop, so that a flood leaves 
 MAX_DATAGRAM = 2048  # bytes; no request that we answer comes near
 RECEIVE_BUFFER_SIZE = 1024 * 1024  # bytes in the kernel: bursts wait instead of being lost
 
+_NO_IPV6 = "cannot be used: this machine has no IPv6"
 _IP_PKTINFO = 8  # linux/in.h; the socket module has no name for it
 _IPV4_PACKET_INFO = struct.Struct("=i4s4s")  # interface, local address, destination
 _IPV6_PACKET_INFO = struct.Struct("=16si")  # destination, interface
@@ -29,6 +30,12 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(_IPV6_PACKET_INFO.size)
 
 class CannotListen(Exception):
     """An address cannot be served; `str()` says why and what to do."""
+
+    def __init__(self, address: TransportAddress, reason: str, *, is_family_missing: bool = False) -> None:
+        """`is_family_missing`: this machine has no IPv6."""
+        super().__init__(f"{address} {reason}")
+        self.address = address
+        self.is_family_missing = is_family_missing
 
 
 class StunServer:
@@ -123,7 +130,7 @@ def _bind(wanted: TransportAddress) -> socket.socket:
     try:
         bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise CannotListen(f"{wanted}: this machine has no IPv6") from error
+        raise CannotListen(wanted, _NO_IPV6, is_family_missing=True) from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_SIZE)
         if family == socket.AF_INET6:
@@ -134,7 +141,9 @@ def _bind(wanted: TransportAddress) -> socket.socket:
         bound.bind((wanted.host, wanted.port))
     except (OSError, OverflowError) as error:
         bound.close()
-        raise CannotListen(f"{wanted} {_reason(error)}") from error
+        if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and wanted.host == "::":
+            raise CannotListen(wanted, _NO_IPV6, is_family_missing=True) from error
+        raise CannotListen(wanted, _reason(error)) from error
     return bound
 
 

@@ -14,9 +14,11 @@ from coordinator.app import Coordinator, running
 from coordinator.config import Config
 from coordinator.config_values import ListenAddress
 from coordinator.model import NodeRecord
+from coordinator.relay_config import RelayConfig
 from coordinator.state import State, Timings
 from tests.coordinator.machine import Connection, Machine, Poll
 
+FREE_PORT = ListenAddress("127.0.0.1", 0)
 TIMINGS = Timings(offline_grace_s=1.0, ephemeral_timeout_s=1.5, expiry_check_s=0.1, pending_lifetime_s=60)
 
 
@@ -31,6 +33,7 @@ class Server:
             state_dir=directory / "state",
             unix_socket=directory / "coordinator.sock",
             base_domain="mesh.test",
+            relay=RelayConfig(stun_listen_addr=FREE_PORT, stun_alternate_listen_addr=FREE_PORT),
         )
         self._running = AsyncExitStack()
         self._machines = AsyncExitStack()

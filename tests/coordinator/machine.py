@@ -22,6 +22,7 @@ from meshproto import codec
 from meshproto.early import EarlyPayloadReader
 from meshproto.keys import DiscoPrivate, MachinePrivate, MachinePublic, NodePrivate, NodePublic
 from meshproto.messages import (
+    DERPMap,
     Hostinfo,
     MapRequest,
     MapResponse,
@@ -46,10 +47,12 @@ class NetMap:
     peers: dict[int, Node] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     filters: dict[str, Any] = field(default_factory=dict)
+    relays: DERPMap | None = None
 
     def apply(self, response: MapResponse) -> None:
         """Take over what `response` says; absent means unchanged."""
         self.own = response.node or self.own
+        self.relays = response.derp_map or self.relays
         if response.peers:
             self.peers = {peer.id: peer for peer in response.peers}
         else:
@@ -121,6 +124,7 @@ class Connection:
         )
         self._streams: dict[int, _Stream] = {}
         self.acknowledge = True
+        self.authority = "vpn.test:80"
         self.closed = asyncio.Event()
         self.h2.initiate_connection()
         self.flush()
@@ -157,7 +161,7 @@ class Connection:
     def open(self, method: str, path: str, body: bytes) -> tuple[int, _Stream]:
         stream_id = self.h2.get_next_available_stream_id()
         stream = self._streams[stream_id] = _Stream()
-        headers = [(":method", method), (":path", path), (":scheme", "https"), (":authority", "vpn.test:80")]
+        headers = [(":method", method), (":path", path), (":scheme", "https"), (":authority", self.authority)]
         self.h2.send_headers(stream_id, headers)
         for start in range(0, len(body), 16384):
             self.h2.send_data(stream_id, body[start : start + 16384])
@@ -236,13 +240,15 @@ class Machine:
     def __init__(self, port: int, hostname: str) -> None:
         self.port = port
         self.key = MachinePrivate.generate(os.urandom)
-        self.node_key: NodePublic = NodePrivate.generate(os.urandom).public
+        self.private_key = NodePrivate.generate(os.urandom)
+        self.node_key: NodePublic = self.private_key.public
         self.old_node_key = NodePublic.zero()
         self.disco_key = DiscoPrivate.generate(os.urandom).public
         self.hostinfo = Hostinfo(hostname=hostname, os="linux")
 
     def new_node_key(self) -> Self:
-        self.old_node_key, self.node_key = self.node_key, NodePrivate.generate(os.urandom).public
+        self.old_node_key, self.private_key = self.node_key, NodePrivate.generate(os.urandom)
+        self.node_key = self.private_key.public
         return self
 
     async def server_key(self) -> MachinePublic:

@@ -18,7 +18,8 @@ from coordinator.app import check, running
 from coordinator.config import Config
 from coordinator.config_values import ListenAddress
 from coordinator.errors import StartupError
-from tests.coordinator.conftest import Server
+from coordinator.relay_config import RelayConfig
+from tests.coordinator.conftest import FREE_PORT, Server
 
 SERVE = """
 import sys
@@ -27,12 +28,20 @@ from coordinator import app, config
 app.serve(config.load(Path(sys.argv[1])))
 """
 
+CONFIGURATION = """
+listen_addr: 127.0.0.1:0
+state_dir: state
+unix_socket: c.sock
+derp: {server: {stun_listen_addr: "127.0.0.1:0", stun_alternate_listen_addr: "127.0.0.1:0"}}
+"""
+
 
 def config_in(directory: Path) -> Config:
     return Config(
         listen_addr=ListenAddress("127.0.0.1", 0),
         state_dir=directory / "state",
         unix_socket=directory / "run" / "coordinator.sock",
+        relay=RelayConfig(stun_listen_addr=FREE_PORT, stun_alternate_listen_addr=FREE_PORT),
     )
 
 
@@ -169,7 +178,7 @@ async def test_no_permission_in_an_existing_state_directory(
 def start(directory: Path) -> tuple[subprocess.Popen[str], list[str]]:
     """`serve` as a program, once it runs, with the lines that it printed."""
     file = directory / "config.yaml"
-    file.write_text("listen_addr: 127.0.0.1:0\nstate_dir: state\nunix_socket: c.sock\n")
+    file.write_text(CONFIGURATION)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -204,12 +204,12 @@ def test_no_yaml(tmp_path: Path) -> None:
 
 def test_what_has_no_effect_is_warned_of() -> None:
     config = parsed(
-        "metrics_listen_addr: 127.0.0.1:9090\nderp: {urls: [x]}\nlogtail: {enabled: false}\n"
+        "metrics_listen_addr: 127.0.0.1:9090\ntaildrop: {enabled: true}\nlogtail: {enabled: false}\n"
         "trusted_proxies: []\npolicy: {mode: file, path: ''}\ntls_cert_path: ''\n"
     )
     assert config.warnings == (
         "metrics_listen_addr has no effect in this version",
-        "derp has no effect in this version",
+        "taildrop has no effect in this version",
         "logtail has no effect in this version",
     )
 

@@ -108,9 +108,14 @@ def test_a_flap_is_not_news() -> None:
 
 def test_merge_covers_every_field_of_a_change() -> None:
     for item in fields(Change):
-        one = Change(**{item.name: frozenset({1})})
-        two = Change(**{item.name: frozenset({2})})
-        assert one.merge(two) == Change(**{item.name: frozenset({1, 2})})
+        if item.name == "relays":
+            one = both = Change(relays=True)
+            two = NOTHING
+        else:
+            one = Change(**{item.name: frozenset({1})})
+            two = Change(**{item.name: frozenset({2})})
+            both = Change(**{item.name: frozenset({1, 2})})
+        assert one.merge(two) == two.merge(one) == both
         assert one.merge(NOTHING) == one
         assert one
 

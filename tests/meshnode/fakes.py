@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coordinator.app import Coordinator, running
 from coordinator.config import Config, ListenAddress
+from coordinator.relay_config import RelayConfig
 from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.disco.events import PongReceived
 from meshnode.disco.status import PathStatus
@@ -88,6 +89,10 @@ def coordinator_config(directory: Path, port: int = 0) -> Config:
         listen_addr=ListenAddress("127.0.0.1", port),
         state_dir=directory / "state",
         unix_socket=directory / "coordinator.sock",
+        relay=RelayConfig(
+            stun_listen_addr=ListenAddress("127.0.0.1", 0),
+            stun_alternate_listen_addr=ListenAddress("127.0.0.1", 0),
+        ),
     )
 
 

@@ -211,6 +211,10 @@ database:
   sqlite:
     path: {directory}/db.sqlite
 unix_socket: {directory}/coordinator.sock
+derp:
+  server:
+    stun_listen_addr: 127.0.0.1:0
+    stun_alternate_listen_addr: 127.0.0.1:0
 """
 
 

@@ -1,0 +1,92 @@
+"""The relay inside the coordinator: DERP at the public listener, beside the control connections."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from coordinator.changes import Change
+from coordinator.config import Config
+from coordinator.derp_map import EmbeddedRegion, Place, Relays
+from coordinator.relay_certificate import CertificateMaker
+from coordinator.relay_tls import server_context
+from coordinator.state import State
+from coordinator.store import Snapshot
+from coordinator.stun_servers import StunServers
+from derp.front import Front, HttpServer
+from derp.server import RelayServer
+from derp.server_core import ServerCore
+from derp.session import Admission
+from derp.web import add_routes
+from meshproto.keys import NodePrivate
+
+
+def relays_of(config: Config, relay_key: NodePrivate, stun: StunServers) -> Relays:
+    """The relay inside, and where nodes find it."""
+    relay = config.relay
+    region = EmbeddedRegion(
+        relay.region_id,
+        relay.region_code,
+        relay.region_name,
+        CertificateMaker(relay_key),
+        ipv4=relay.ipv4,
+        ipv6=relay.ipv6,
+        stun_port=stun.port,
+        alternate_stun=stun.alternate,
+    )
+    place = Place.parse(config.server_url) if config.server_url else None
+    return Relays(embedded=region if relay.adds_region else None, place=place)
+
+
+class EmbeddedRelay:
+    """A running relay. Open with `EmbeddedRelay.open`, in whose block its connections live."""
+
+    def __init__(
+        self, core: ServerCore, server: RelayServer, tls: ssl.SSLContext | None, snapshot: Snapshot
+    ) -> None:
+        self.core = core
+        self.server = server
+        self.tls = tls
+        """For connections to the public listener that begin with TLS; None where a proxy has that."""
+        self._known = snapshot.node_ids_by_node_key
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: Config, key: NodePrivate, state: State) -> AsyncIterator[EmbeddedRelay]:
+        """Serves nodes that `state` knows, or everybody, as the configuration says."""
+        core = ServerCore(key, entropy=os.urandom, verifies_clients=config.relay.verifies_clients)
+        has_proxy = config.server_url.startswith("https:")
+        tls = None if has_proxy else server_context(CertificateMaker(key), key.public)
+
+        async def verify(admission: Admission) -> bool:
+            return admission.key in state.snapshot.node_ids_by_node_key
+
+        async with RelayServer.open(core, verify) as server:
+            relay = cls(core, server, tls, state.snapshot)
+            unsubscribe = state.subscribe(relay._on_change) if core.verifies_clients else None
+            try:
+                yield relay
+            finally:
+                if unsubscribe is not None:
+                    unsubscribe()
+
+    def add_to(self, app: web.Application) -> None:
+        """Its routes in the public listener's application."""
+        add_routes(app, self.server)
+
+    def front(self, http_server: HttpServer) -> Front:
+        """Makes the protocols of the public listener: the relay's, or those of `http_server`."""
+        return Front(self.server, http_server)
+
+    def _on_change(self, snapshot: Snapshot, _change: Change) -> None:
+        """Whoever was removed, or has a new key, does not relay with the old one any longer."""
+        known, self._known = self._known, snapshot.node_ids_by_node_key
+        if known is self._known:
+            return
+        for key in known.keys() - self._known.keys():
+            self.core.close_key(key.raw)
+        self.server.flush()
