@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ from meshproto.keys import MachinePrivate, NodePrivate
 
 log = logging.getLogger(__name__)
 
+MAX_OPEN_FILES = 8192
 CAP_NET_ADMIN = 12
 """Bit of the capability that all of our work on the host's network needs (capabilities(7))."""
 
@@ -43,6 +45,7 @@ def run_daemon(config: DaemonConfig) -> None:
     """
     _set_up_logging(config.verbose)
     _check_privileges()
+    _allow_many_sockets()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config))
 
@@ -184,6 +187,14 @@ async def _open_tunnel(config: DaemonConfig, state: State, ending: _Ending) -> L
 def _check_privileges() -> None:
     if not _has_capability(CAP_NET_ADMIN):
         raise CannotGoOn("the daemon needs root, to make its network interface; start it with sudo")
+
+
+def _allow_many_sockets() -> None:
+    """A hard NAT takes hundreds of them for a few seconds, and the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _has_capability(number: int) -> bool:

@@ -86,6 +86,7 @@ class Engine:
         self._receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
         self._opened_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._is_running = False
         self._is_reading_tun = False
         self._has_tun = True
@@ -371,13 +372,13 @@ class Engine:
 
     def _arm(self, due: float | None) -> None:
         """One timer. One that fires too early only arms itself again, so a later deadline moves nothing."""
-        timer = self._timer
         if due is None or not self._is_running:
             return
-        if timer is not None:
-            if timer.when() <= due:
+        if self._timer is not None:
+            if self._timer_due <= due:
                 return
-            timer.cancel()
+            self._timer.cancel()
+        self._timer_due = due  # uvloop's handle of a deadline that has passed does not tell it
         self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
