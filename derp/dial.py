@@ -9,26 +9,19 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TypeVar
 
-from aiohappyeyeballs import AddrInfoType, start_connection
+from aiohappyeyeballs import AddrInfoType
 
-from derp import proxy
+from derp.connect import MarkSocket, connect, lookup
 from derp.errors import CannotConnect, reason_of
 from derp.relay_node import RelayNode
 from derp.trust import MakeContext, check_peer, client_context
 
-NEXT_ADDRESS_AFTER_S = 0.2
-FIRST_PATIENCE_S = (1.2, 1.2)
-"""How long all addresses may say nothing until we begin anew. TCP repeats its first segment after 1, 3 and 7
-seconds: too seldom for a path that comes back. After these, there is no limit here, for very long paths."""
-
-MarkSocket = Callable[[socket.socket], None]
-"""Called with each new socket before it connects: a node's own must not go into its tunnel."""
+__all__ = ["DialOptions", "MarkSocket", "dial"]
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -57,19 +50,14 @@ async def dial(node: RelayNode, options: DialOptions, protocol: Callable[[], Pro
 
 
 async def _connect(node: RelayNode, options: DialOptions) -> socket.socket:
-    through = proxy.from_environment(node) if options.use_proxy else None
-    if through is None:
-        return await _connect_any(await _addresses(node), options.mark)
-    try:
-        connected = await _connect_any(await _resolve(through.host, through.port), options.mark)
-    except (OSError, UnicodeError) as error:
-        raise CannotConnect(f"{through} {reason_of(error)}") from error
-    try:
-        await proxy.connect_through(through, connected, node)
-    except BaseException:
-        connected.close()
-        raise
-    return connected
+    return await connect(
+        node.host_name,
+        node.port,
+        uses_tls=node.uses_tls,
+        mark=options.mark,
+        resolve=lambda: _addresses(node),
+        use_proxy=options.use_proxy,
+    )
 
 
 async def _addresses(node: RelayNode) -> list[AddrInfoType]:
@@ -84,16 +72,12 @@ async def _addresses(node: RelayNode) -> list[AddrInfoType]:
     resolved: list[AddrInfoType] = []
     if unsaid:
         try:
-            resolved = await _resolve(node.host_name, node.port)
+            resolved = await lookup(node.host_name, node.port)
         except (OSError, UnicodeError):
             if not literal:
                 raise
     addresses = literal + [address for address in resolved if address[0] in unsaid]
     return sorted(addresses, key=lambda address: address[0] != socket.AF_INET6)
-
-
-async def _resolve(host: str, port: int) -> list[AddrInfoType]:
-    return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _is_address(text: str) -> bool:
@@ -102,33 +86,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-async def _connect_any(addresses: list[AddrInfoType], mark: MarkSocket) -> socket.socket:
-    """The first socket that connects. Raises OSError when none does."""
-    if not addresses:
-        raise OSError("no address to try")
-
-    def make(address: AddrInfoType) -> socket.socket:
-        made = socket.socket(*address[:3])
-        try:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            mark(made)
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    async def connect() -> socket.socket:
-        return await start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make
-        )
-
-    for patience in FIRST_PATIENCE_S:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience + NEXT_ADDRESS_AFTER_S * len(addresses)):
-                return await connect()
-    return await connect()
 
 
 async def _start(

@@ -11,6 +11,10 @@ class CannotConnect(Exception):
     """No connection to a relay, or none any more; `str()` says why."""
 
 
+class ProxyFailed(CannotConnect):
+    """An HTTP proxy is in between, and that is where it ends."""
+
+
 def reason_of(error: Exception) -> str:
     """What went wrong below us, as the end of a sentence that begins with the relay's name."""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,4 +1,9 @@
-"""Through an HTTP proxy to a relay: `CONNECT`, as HTTPS_PROXY and NO_PROXY in the environment say."""
+"""Through an HTTP proxy to a server: `CONNECT`, as HTTPS_PROXY and NO_PROXY in the environment say.
+
+HTTPS_PROXY is for servers with TLS and HTTP_PROXY for those without, each also in lower case, which wins.
+NO_PROXY lists those to reach without: names, which stand for everything below them too, with or without a
+port; addresses; networks such as 10.0.0.0/8; or `*`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,11 @@ import base64
 import socket
 import urllib.request
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
-from derp.errors import CannotConnect
+from derp.errors import ProxyFailed
 from derp.frames import FrameError
-from derp.relay_node import RelayNode
 from derp.upgrade import MAX_HEAD_SIZE, HeadReader, parse_response_untrusted
 
 
@@ -28,34 +33,53 @@ class Proxy:
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
-        """`http://[user:password@]host[:port]`, with or without `http://`. Raises CannotConnect."""
+        """`http://[user:password@]host[:port]`, with or without `http://`. Raises ProxyFailed."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             host, port = parts.hostname, parts.port or 80
         except ValueError:
             host, port = None, 0
         if parts.scheme != "http" or not host:
-            raise CannotConnect(f"{_without_password(url)} is not a proxy we can use: http://HOST:PORT is")
+            raise ProxyFailed(f"{_without_password(url)} is not a proxy we can use: http://HOST:PORT is")
         if parts.username is None:
             return cls(host, port)
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         return cls(host, port, "Basic " + base64.b64encode(credentials.encode()).decode())
 
 
-def from_environment(node: RelayNode) -> Proxy | None:
-    """The proxy that the environment names for this relay. Raises CannotConnect."""
-    scheme = "https" if node.uses_tls else "http"
-    url = urllib.request.getproxies_environment().get(scheme, "")
-    if not url or urllib.request.proxy_bypass(f"{node.host_name}:{node.port}"):
+def from_environment(host: str, port: int, *, uses_tls: bool) -> Proxy | None:
+    """The proxy that the environment names for this server. Raises ProxyFailed when we cannot use it."""
+    settings = urllib.request.getproxies_environment()
+    url = settings.get("https" if uses_tls else "http", "")
+    if not url or _is_exempt(host, port, settings):
         return None
     return Proxy.parse(url)
 
 
-async def connect_through(proxy: Proxy, connected: socket.socket, node: RelayNode) -> None:
-    """Turn a connection to the proxy into one to the relay. Raises CannotConnect."""
+def _is_exempt(host: str, port: int, settings: dict[str, str]) -> bool:
+    """What urllib knows of NO_PROXY, and networks, which it does not know."""
+    name = f"[{host}]" if ":" in host else host
+    if any(urllib.request.proxy_bypass(one, settings) for one in (host, f"{name}:{port}")):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return any(_is_in(address, entry.strip()) for entry in settings.get("no", "").split(","))
+
+
+def _is_in(address: IPv4Address | IPv6Address, network: str) -> bool:
+    try:
+        return address in ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+async def connect_through(proxy: Proxy, connected: socket.socket, host: str, port: int) -> None:
+    """Turn a connection to the proxy into one to the server. Raises ProxyFailed or OSError."""
     loop = asyncio.get_running_loop()
-    host = f"[{node.host_name}]" if ":" in node.host_name else node.host_name
-    lines = [f"CONNECT {host}:{node.port} HTTP/1.1", f"Host: {host}:{node.port}"]
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if proxy.authorization:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
     await loop.sock_sendall(connected, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
@@ -63,13 +87,13 @@ async def connect_through(proxy: Proxy, connected: socket.socket, node: RelayNod
         head = await _read_head(connected)
         response = parse_response_untrusted(head)
     except FrameError as error:
-        raise CannotConnect(f"{proxy} does not answer in HTTP") from error
+        raise ProxyFailed(f"{proxy} does not answer in HTTP") from error
     if response.status // 100 != 2:
-        raise CannotConnect(f"{proxy} answers {response.status} {response.reason}".rstrip())
+        raise ProxyFailed(f"{proxy} answers {response.status} {response.reason}".rstrip())
 
 
 async def _read_head(connected: socket.socket) -> bytes:
-    """Byte by byte, because what follows belongs to the relay. Raises FrameError."""
+    """Byte by byte, because what follows belongs to the server. Raises FrameError."""
     loop = asyncio.get_running_loop()
     reader = HeadReader()
     for _ in range(MAX_HEAD_SIZE):

@@ -12,6 +12,7 @@ programs=(
     ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps tcpdump:tcpdump curl:curl
     wg:wireguard-tools wireguard-go:wireguard-go iperf3:iperf3
     stun:stun-client turnutils_stunclient:coturn miniupnpd:miniupnpd-nftables
+    tinyproxy:tinyproxy-bin
 )
 
 python=${PYTHON:-python3}

@@ -1,7 +1,6 @@
 """TCP and TLS to the coordinator, on sockets that carry our fwmark, so that an exit node never takes them in.
 
-Addresses are tried as Happy Eyeballs does (RFC 8305): the next one starts when the last one failed or has
-been silent for a quarter of a second; the first that connects wins.
+An HTTP proxy that the environment names is gone through, as to relays (see `derp.connect`).
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
 
-from aiohappyeyeballs import AddrInfoType, start_connection
-
+from derp.connect import MarkSocket, connect
+from derp.errors import ProxyFailed
 from meshnode.control import errors
 from meshnode.control.server_url import ServerURL
 
 DIAL_TIMEOUT_S = 10.0
 """For resolving, connecting and TLS together (control protocol §2.2)."""
-NEXT_ADDRESS_AFTER_S = 0.25
 
 KEEP_ALIVE = (
     (socket.TCP_KEEPIDLE, 30),
@@ -29,8 +26,7 @@ KEEP_ALIVE = (
 )
 """Notices in a minute that the other end has vanished, also while a person takes their time to approve us."""
 
-MarkSocket = Callable[[socket.socket], None]
-"""Called with each new socket before it connects."""
+__all__ = ["MarkSocket", "Streams", "dial", "unreachable"]
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -48,30 +44,18 @@ async def dial(server: ServerURL, mark: MarkSocket, tls: ssl.SSLContext | None =
 
 
 async def _connect(server: ServerURL, mark: MarkSocket) -> socket.socket:
-    loop = asyncio.get_running_loop()
     try:
-        addresses = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        connected = await connect(server.host, server.port, uses_tls=server.is_tls, mark=mark)
     except (socket.gaierror, UnicodeError) as error:
         raise errors.unknown_host(str(server), server.host) from error
-
-    def make(address: AddrInfoType) -> socket.socket:
-        made = socket.socket(*address[:3])
-        try:
-            for option, value in KEEP_ALIVE:
-                made.setsockopt(socket.IPPROTO_TCP, option, value)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            mark(made)
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    try:
-        return await start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, socket_factory=make
-        )
+    except ProxyFailed as error:
+        raise errors.proxy_failed(str(server), str(error)) from error
     except OSError as error:
         raise unreachable(server, error) from error
+    for option, value in KEEP_ALIVE:
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connected
 
 
 async def _open_streams(server: ServerURL, connected: socket.socket, tls: ssl.SSLContext | None) -> Streams:

@@ -100,6 +100,13 @@ def no_route(server: str, reason: str) -> Unreachable:
     return Unreachable(f"{server} cannot be reached ({reason}); check the address and this host's network")
 
 
+def proxy_failed(server: str, reason: str) -> Unreachable:
+    """An HTTP proxy is in between."""
+    return Unreachable(
+        f"{server} cannot be reached: {reason}; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the daemon"
+    )
+
+
 def untrusted(server: str, reason: str) -> TlsFailure:
     """The certificate does not verify."""
     return TlsFailure(

@@ -1,9 +1,8 @@
-"""What is around a relay and its clients: admission by URL, HTTP proxies, the key file, figures."""
+"""What is around a relay: admission by URL, the key file, figures."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import stat
 from collections.abc import AsyncIterator
@@ -15,17 +14,12 @@ from aiohttp import web
 
 from derp import metrics
 from derp.admission import UrlVerifier
-from derp.client import Disconnected
-from derp.client_core import Connected
 from derp.drops import DropReason, Kind
-from derp.errors import CannotConnect
 from derp.keyfile import BadKeyFile, load_or_create
-from derp.proxy import Proxy, from_environment
 from derp.relay_node import RelayNode
 from derp.session import Admission
 from tests.derp.keys import ALICE, BOB, RELAY
 from tests.derp.relay_sim import RelaySim
-from tests.derp.relays import Certificate, running_client, running_relay
 
 ADMISSION = Admission(ALICE.public, "192.0.2.7")
 
@@ -85,87 +79,6 @@ async def test_coordinator_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("derp.admission.TIMEOUT_S", 0.1)
     async with coordinator(None) as (url, _), UrlVerifier.open(url) as verify:
         assert await verify(ADMISSION)
-
-
-@asynccontextmanager
-async def proxy_server(status: str = "200 OK") -> AsyncIterator[tuple[int, list[str]]]:
-    """An HTTP proxy that knows CONNECT, and what it was asked."""
-    heads: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        heads.append(head)
-        writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
-        if status.startswith("200"):
-            host, port = head.split()[1].rsplit(":", 1)
-            there_reader, there = await asyncio.open_connection(host, int(port))
-            await asyncio.gather(pump(reader, there), pump(there_reader, writer))
-        writer.close()
-
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(4096):
-                sink.write(data)
-        except ConnectionError:
-            pass
-        sink.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], heads
-
-
-async def test_through_a_proxy(tls: Certificate | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_relay(tls=tls) as relay, proxy_server() as (port, heads):
-        monkeypatch.setenv("https_proxy" if tls else "http_proxy", f"http://ana:s%20cret@127.0.0.1:{port}")
-        monkeypatch.setenv("no_proxy", "")
-        async with running_client(relay.node, ALICE, tls=tls, use_proxy=True) as client:
-            await client.wait_for(Connected)
-        expected = base64.b64encode(b"ana:s cret").decode()
-        assert heads[0].startswith(f"CONNECT localhost:{relay.node.port} HTTP/1.1\r\n")
-        assert f"Proxy-Authorization: Basic {expected}\r\n" in heads[0]
-
-
-async def test_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with proxy_server("407 Proxy Authentication Required") as (port, _):
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("no_proxy", "")
-        node = RelayNode("relay.invalid", 80, uses_tls=False)
-        async with running_client(node, ALICE, use_proxy=True) as client:
-            reason = (await client.wait_for(Disconnected)).reason
-    assert reason == f"proxy 127.0.0.1:{port} answers 407 Proxy Authentication Required"
-
-
-async def test_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "")
-    node = RelayNode("relay.invalid", 80, uses_tls=False)
-    async with running_client(node, ALICE, use_proxy=True) as client:
-        reason = (await client.wait_for(Disconnected)).reason
-    assert reason == "proxy 127.0.0.1:1 cannot be reached: Connection refused"
-
-
-def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    node = RelayNode("relay.example.org")
-    assert from_environment(node) is None
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
-    assert from_environment(node) == Proxy("proxy.example.org", 3128)
-    assert from_environment(RelayNode("relay.example.org", uses_tls=False)) is None
-    monkeypatch.setenv("NO_PROXY", ".example.org")
-    assert from_environment(node) is None
-
-
-@pytest.mark.parametrize("url", ["socks5://127.0.0.1:1", "http://:80", "http://a:b", "http://u:secret@h:x"])
-def test_proxies_that_we_cannot_use(url: str) -> None:
-    with pytest.raises(CannotConnect, match="is not a proxy we can use") as raised:
-        Proxy.parse(url)
-    assert "secret" not in str(raised.value)
-
-
-def test_password_of_a_proxy_is_not_printed() -> None:
-    assert "secret" not in repr(Proxy.parse("http://ana:secret@proxy"))
 
 
 def test_key_is_made_once(tmp_path: Path) -> None:

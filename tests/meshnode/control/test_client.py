@@ -296,7 +296,7 @@ async def test_a_certificate_of_an_authority_of_ones_own(
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dial_module, "NEXT_ADDRESS_AFTER_S", 0.05)
+    monkeypatch.setattr("derp.connect.NEXT_ADDRESS_AFTER_S", 0.05)
     async with serving(closing) as port:
         tried: list[str] = []
 
