@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint bench lock clean
+.PHONY: help setup demo demo-stop lab natlab test lint bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,8 @@ export PYTHON
 help:
 	@echo 'make demo        a coordinator and four nodes in namespaces, at work (root); KEEP=1 leaves them running'
 	@echo 'make demo-stop   ends what KEEP=1 left'
+	@echo 'make lab         two nodes behind NATs, and a shell to try them in (root); NET=name, none lists the names'
+	@echo 'make natlab      every pair of NATs: how they meet and how fast, as a table (root); ARGS=--help for more'
 	@echo 'make test        lint, types and every test, system and interop included (root); TESTS=path for some'
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make bench       speed, as ratios to what else there is (root)'
@@ -35,6 +37,12 @@ demo: setup
 
 demo-stop: setup
 	@$(BIN)/python -m tests.netlab.demo --stop
+
+lab: setup
+	@$(BIN)/python -m tests.netlab.natshell $(NET)
+
+natlab: setup
+	@$(BIN)/python -m tests.netlab.matrix $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check --quiet $(CHECKED)

@@ -114,6 +114,12 @@ class Host:
         flush = [f"addr flush dev {interface} scope global"]
         self.ip(*flush, *(f"addr add {address} dev {interface}" for address in addresses))
 
+    def address_text(self) -> str:
+        """All its addresses that others can use, for a person to read."""
+        words = ["ip", "-brief", "address", "show", "scope", "global"]
+        lines = [line.split() for line in self.run(*words).stdout.splitlines()]
+        return "  ".join(address for line in lines for address in line[2:] if "/" in address)
+
     def add_default_routes(self, gateways: Iterable[str]) -> None:
         """Send what has no better route to these gateways (at most one for each address family)."""
         self.ip(*(f"route replace default via {gateway}" for gateway in gateways))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.netlab import localapi
 from tests.netlab.host import Host
 from tests.netlab.processes import Process
 from tests.netlab.waiting import wait_for
@@ -158,8 +159,7 @@ class Node:
 
     def local_api(self, path: str) -> Any:
         """The JSON of a path of the daemon's LocalAPI such as `prefs`."""
-        words = ["curl", "--silent", "--fail", "--unix-socket", str(self.socket)]
-        return json.loads(self.host.run(*words, f"http://local-tailscaled.sock/localapi/v0/{path}").stdout)
+        return localapi.get(self.socket, path)
 
     def peer(self, name: str) -> dict[str, Any] | None:
         """The status of the peer with this name, or None while the node knows no such peer."""

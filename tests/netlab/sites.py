@@ -157,18 +157,25 @@ class Internet:
         hairpins = site.hairpins and carrier is None
         router.translate(site.nat, Interfaces("wan", address, "lan"), hairpins=hairpins)
         place = Place(name, site, self.lab.host(name), number, router, carrier, lan)
-        self.plug_in(place, place.host, number)
+        self._plug_in(place, number)
         if site.port_mapper:
             place.port_mapper = Miniupnpd(router, services=site.port_mapper)
             place.port_mapper.start()
         return place
 
-    def plug_in(self, place: Place, host: Host, number: int) -> None:
-        """Connect a machine to a home's network, as number `number` in it."""
+    def neighbour(self, name: str, place: Place) -> Place:
+        """One more machine in a home that was built."""
         assert place.lan is not None, f"{place.name} has no network of its own"
+        neighbour = replace(place, name=name, host=self.lab.host(name))
+        self._plug_in(neighbour, self._next_number())
+        return neighbour
+
+    def _plug_in(self, place: Place, number: int) -> None:
+        """Connect a place's machine to its home's network, as number `number` there."""
+        assert place.lan is not None
         addresses = f"192.168.1.{number}/24", *_home_v6(place.site, place.number, f"{number:x}")
         gateways = "192.168.1.1", *_without_length(_home_v6(place.site, place.number, "1"))
-        place.lan.attach(host, *addresses, gateways=gateways)
+        place.lan.attach(place.host, *addresses, gateways=gateways)
 
     def _open_place(self, name: str, site: Site, number: int) -> Place:
         host = self.lab.host(name)

@@ -82,7 +82,7 @@ def test_what_is_blocked(internet: Internet) -> None:
     for port in (80, 443):
         serve_pages(server, port)
     fetched = {
-        (host.name, port): host.run("curl", "-sm1", f"http://{STUN[0]}:{port}/", check=False).returncode == 0
+        (host.name, port): host.run("curl", "-sm3", f"http://{STUN[0]}:{port}/", check=False).returncode == 0
         for host in (no_udp, only_443)
         for port in (80, 443)
     }
