@@ -17,9 +17,9 @@ from meshnode.status import Counters, Flow, Traffic, Way
 from meshproto.exposition import CONTENT_TYPE, Sample, exposition
 from meshproto.keys import NodePublic
 
-__all__ = ["CONTENT_TYPE", "MetricFacts", "node_metrics"]
+__all__ = ["CONTENT_TYPE", "OUTBOUND_DROPS", "MetricFacts", "node_metrics"]
 
-_OUTBOUND_DROPS: Final = frozenset(
+OUTBOUND_DROPS: Final = frozenset(
     {
         DropReason.MALFORMED_OUTBOUND_PACKET,
         DropReason.NO_PEER_FOR_DESTINATION,
@@ -53,8 +53,8 @@ def node_metrics(facts: MetricFacts) -> str:
 
 def _samples(facts: MetricFacts) -> Iterator[Sample]:
     counters = facts.counters
-    yield from _flows("inbound", "received from peers", counters.inbound)
-    yield from _flows("outbound", "sent to peers", counters.outbound)
+    yield from _flows("inbound", "WireGuard datagrams received from peers.", counters.inbound)
+    yield from _flows("outbound", "WireGuard datagrams sent to peers.", counters.outbound)
     yield from _drops(counters.drops)
     yield from _routes(facts.network_map, facts.prefs)
     yield _gauge("tailscaled_health_messages", "Lines of the health list.", len(facts.health), type="warning")
@@ -73,9 +73,9 @@ def _samples(facts: MetricFacts) -> Iterator[Sample]:
         yield _counter(f"meshnode_{name}_total", help_text, value)
 
 
-def _flows(direction: str, done: str, flows: Mapping[Way, Flow]) -> Iterator[Sample]:
+def _flows(direction: str, what: str, flows: Mapping[Way, Flow]) -> Iterator[Sample]:
     """Every way has its line, also before anything went over it."""
-    for unit, help_text in (("packets", f"WireGuard datagrams {done}."), ("bytes", f"Their bytes, {done}.")):
+    for unit, help_text in (("packets", what), ("bytes", f"Bytes of {what}")):
         for way in Way:
             value = getattr(flows.get(way, Flow()), unit)
             yield _counter(f"tailscaled_{direction}_{unit}_total", help_text, value, path=way.value)
@@ -85,7 +85,7 @@ def _drops(drops: Mapping[DropReason, int]) -> Iterator[Sample]:
     in_order = sorted(drops.items(), key=lambda item: item[0].value)
     for direction, is_outbound in (("inbound", False), ("outbound", True)):
         for reason, value in in_order:
-            if (reason in _OUTBOUND_DROPS) is is_outbound:
+            if (reason in OUTBOUND_DROPS) is is_outbound:
                 name = f"tailscaled_{direction}_dropped_packets_total"
                 yield _counter(name, "What went no further, by reason.", value, reason=reason.value)
 
@@ -97,7 +97,7 @@ def _routes(network_map: NetworkMap | None, prefs: Prefs) -> Iterator[Sample]:
 
 
 def _peers_by_way(traffic: Mapping[NodePublic, Traffic]) -> Counter[str]:
-    ways = Counter({"direct": 0, "derp": 0, "peer_relay": 0, "idle": 0})
+    ways = Counter(dict.fromkeys(("direct", "derp", "peer_relay", "none", "idle"), 0))
     ways.update(_way_of(one) for one in traffic.values())
     return ways
 

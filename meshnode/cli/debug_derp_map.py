@@ -26,11 +26,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
         return
     regions = (derp_map.get("Regions") or {}).values()
     for region in sorted(regions, key=lambda one: one["RegionID"]):
-        for line in _region(region):
+        for line in describe_region(region):
             click.echo(line)
 
 
-def _region(region: Json) -> Iterator[str]:
+def describe_region(region: Json) -> Iterator[str]:
+    """A line for the region, and one for each of its relays."""
     remarks = "".join(
         f", {text}"
         for text, applies in (

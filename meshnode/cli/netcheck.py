@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Final
 
 import click
+from pyroute2 import NetlinkError
 
 from meshnode.cli.errors import EXIT_FAILED, AccessDenied, CommandError
 from meshnode.cli.grammar import Command, Duration, flag, switch
 from meshnode.cli.local_client import LocalClient
 from meshnode.cli.session import local_client
 from meshnode.linux.marks import FWMARK
+from meshnode.linux.netlink import beside_the_loop
+from meshnode.linux.netmon import read_state
 from meshnode.netcheck.home import HomeChooser
 from meshnode.netcheck.plan import FULL_INTERVAL
 from meshnode.netcheck.report import Report
 from meshnode.netcheck.text import as_json, as_text
 from meshnode.netcheck_runner import NetcheckRunner, has_ipv6
+from meshnode.portmap import PortMapper, Probed
 from meshnode.probes.udp import UdpPair
 from meshproto.codec import MalformedMessage, decode
 from meshproto.messages import DERPMap
@@ -80,7 +84,12 @@ def command(ctx: click.Context, form: str, every: float, verbose: bool, derp_map
 
 async def _check(derp_map: DERPMap, every: float, show: Show, *, verbose: bool) -> int:
     """Check and print, once or for ever. Returns the exit status."""
-    runner = NetcheckRunner(lambda *probe: sockets.send(*probe), mark=_mark, entropy=os.urandom)
+    runner = NetcheckRunner(
+        lambda *probe: sockets.send(*probe),
+        mark=_mark,
+        entropy=os.urandom,
+        probe_port_mappers=_probe_port_mappers,
+    )
     sockets = UdpPair(_mark, runner.receive)
     series = _Series(runner, derp_map, verbose=verbose)
     try:
@@ -125,10 +134,27 @@ class _Series:
         )
         scores = self._map.home_params.region_score if self._map.home_params is not None else {}
         self._home.choose(report, loop.time(), scores=scores, begun_at=begun_at, heard_from_home_at=None)
-        self._last = report
         if is_full:
             self._full_at = begun_at
+        elif self._last is not None:
+            report.upnp, report.pmp, report.pcp = self._last.upnp, self._last.pmp, self._last.pcp
+        self._last = report
         return report
+
+
+async def _probe_port_mappers() -> Probed:
+    """What the gateway offers. Nothing is mapped."""
+    try:
+        network = await beside_the_loop(read_state(interface=""))  # the gateway is the same with any tunnel
+    except (OSError, NetlinkError):
+        return Probed()
+    gateway, own = network.gateway_v4 or (None, None)
+    mapper = PortMapper(mark=_mark, entropy=os.urandom, on_change=lambda: None)
+    mapper.configure(gateway=gateway, self_ip=own, local_port=0)
+    try:
+        return await mapper.probe()
+    finally:
+        await mapper.close()
 
 
 def _problem(report: Report, derp_map: DERPMap) -> str:

@@ -63,7 +63,12 @@ def as_user(monkeypatch: pytest.MonkeyPatch, uid: int | None) -> None:
     monkeypatch.setattr(localapi, "_peer_uid", lambda request: uid)
 
 
-READS = [("GET", "status"), ("GET", "status?peers=false"), ("GET", "prefs")]
+READS = [
+    ("GET", "status"),
+    ("GET", "status?peers=false"),
+    ("GET", "prefs"),
+    ("POST", "ping?ip=100.64.0.9"),
+]
 WRITES = [
     ("PATCH", "prefs", {"Hostname": "x", "HostnameSet": True}),
     ("POST", "start", {}),
@@ -138,6 +143,17 @@ async def test_every_answer_names_the_version(served: Served) -> None:
         ("POST", "start", {}, 400, "--login-server"),
         ("POST", "check-prefs", {"AdvertiseRoutes": ["10.0.0.1/8"]}, 400, "10.0.0.0/8"),
         ("GET", "watch-ipn-bus?mask=x", None, 400, "mask"),
+        ("GET", "ping?ip=100.64.0.9", None, 405, ""),
+        ("POST", "ping", None, 400, "ip"),
+        ("POST", "ping?ip=nas", None, 400, "nas"),
+        ("POST", "ping?ip=100.64.0.9&type=smoke", None, 400, "type"),
+        ("POST", "ping?ip=100.64.0.9&size=big", None, 400, "size"),
+        ("POST", "ping?ip=100.64.0.9&size=-1", None, 400, "size"),
+        ("POST", "ping?ip=100.64.0.9&size=65508", None, 400, "65507"),
+        ("POST", "ping?ip=100.64.0.9&type=ICMP&size=100", None, 400, "disco"),
+        ("GET", "derpmap", None, 404, "not connected"),
+        ("GET", "debug-paths", None, 400, "peer"),
+        ("GET", f"debug-paths?peer=nodekey:{'07' * 32}", None, 404, "no peer"),
     ],
 )
 async def test_a_wrong_request(
@@ -146,6 +162,14 @@ async def test_a_wrong_request(
     seen, text = await served.ask(method, path, body)
     assert seen == status
     assert says in text
+
+
+@pytest.mark.parametrize("path", ["metrics", "usermetrics"])
+async def test_metrics_for_prometheus(served: Served, path: str) -> None:
+    async with served.session.get(f"http://{HOST}{BASE}{path}") as answer:
+        assert answer.content_type == "text/plain"
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert "tailscaled_home_derp_region_id 0\n" in await answer.text()
 
 
 async def test_a_body_that_is_no_json(served: Served) -> None:
