@@ -24,6 +24,7 @@ from meshnode.netcheck.home import HomeChooser
 from meshnode.netcheck.plan import FULL_INTERVAL
 from meshnode.netcheck.report import Report
 from meshnode.netcheck_runner import NetcheckRunner
+from meshnode.portmap import PortMapper, Probed
 from meshnode.relays import Relays
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate
@@ -46,6 +47,7 @@ class Connectivity:
         engine: Engine,
         relays: Relays,
         netchecker: NetcheckRunner,
+        port_mapper: PortMapper,
         *,
         is_port_fixed: bool,
         on_change: Callable[[], None],
@@ -58,6 +60,7 @@ class Connectivity:
         self._engine = engine
         self._relays = relays
         self._netchecker = netchecker
+        self._port_mapper = port_mapper
         self._is_port_fixed = is_port_fixed
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -69,6 +72,8 @@ class Connectivity:
         self._book = EndpointBook()
         self._home = HomeChooser()
         self._wanted = asyncio.Event()
+        self._port_mappers = Probed()
+        self._mapper_search: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
 
     # --- what is known from elsewhere ---
@@ -76,6 +81,7 @@ class Connectivity:
     def start(self, network: NetworkState) -> None:
         """Begin."""
         self._network = network
+        self._configure_port_mapper()
         self._publish()
         self._task = asyncio.create_task(self._measure_on_and_on(), name="connectivity")
 
@@ -83,7 +89,9 @@ class Connectivity:
         """Stop measuring, release what was mapped, and leave the relays."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            self._mapper_search.cancel()
+            await asyncio.gather(self._task, self._mapper_search, return_exceptions=True)
+        await self._port_mapper.close()
         await self._relays.close()
 
     def configure(self, private_key: NodePrivate, derp_map: DERPMap | None) -> None:
@@ -109,7 +117,9 @@ class Connectivity:
         self._home.forget()
         self._full_at = None
         self._report = None
+        self._port_mappers = Probed()
         self._relays.network_changed()
+        self._configure_port_mapper()
         with self._engine.turn() as now:
             self._engine.paths.network_changed(now)
         self._publish()
@@ -123,6 +133,10 @@ class Connectivity:
     def measure(self) -> None:
         """Measure soon: what was known may not hold any more."""
         self._wanted.set()
+
+    def port_mapped(self) -> None:
+        """The port mapper has a mapping, another one, or none any more."""
+        self._publish()
 
     # --- measuring ---
 
@@ -159,8 +173,15 @@ class Connectivity:
             return
         if is_full:
             self._full_at = begun_at
+            self._mapper_search.cancel()
+            self._mapper_search = asyncio.create_task(self._look_for_port_mappers(), name="port mappers")
         self._choose_home(report, derp_map, begun_at)
         self._report = report
+        self._publish()
+
+    async def _look_for_port_mappers(self) -> None:
+        """Takes seconds where there are none, which nothing else is to wait for."""
+        self._port_mappers = await self._port_mapper.probe()
         self._publish()
 
     def _choose_home(self, report: Report, derp_map: DERPMap, begun_at: float) -> None:
@@ -193,16 +214,24 @@ class Connectivity:
 
     # --- telling ---
 
+    def _configure_port_mapper(self) -> None:
+        gateway, own = self._network.gateway_v4 or (None, None)
+        self._port_mapper.configure(gateway=gateway, self_ip=own, local_port=self._engine.local_port)
+
     def _local(self) -> Sequence[AddrPort]:
         return [AddrPort(str(address), self._engine.local_port) for address in self._network.endpoints]
 
     def _publish(self) -> None:
         """Tell the paths, and the coordinator where that is news to it."""
         report = self._report
+        if report is not None:
+            mappers = self._port_mappers
+            report.upnp, report.pmp, report.pcp = mappers.upnp, mappers.pmp, mappers.pcp
+        mapped = self._port_mapper.external
         with self._engine.turn() as now:
             endpoints = self._book.gather(
                 report,
-                port_mapped=None,
+                port_mapped=mapped,
                 local=self._local(),
                 is_port_fixed=self._is_port_fixed,
                 now=now,
@@ -214,7 +243,7 @@ class Connectivity:
                 now,
                 mapping_varies=report.mapping_varies_by_dest_ip if report is not None else None,
             )
-        net_info = report.net_info(have_port_map=False) if report is not None else self.net_info
+        net_info = report.net_info(have_port_map=mapped is not None) if report is not None else self.net_info
         is_news = endpoints != self.endpoints or _basics(net_info) != _basics(self.net_info)
         self.endpoints, self.net_info = endpoints, net_info
         if is_news:

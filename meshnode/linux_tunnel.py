@@ -33,6 +33,7 @@ from meshnode.linux.router import LinuxRouter
 from meshnode.linux.tun_device import TunError, limit_segments, open_tun
 from meshnode.netcheck_runner import NetcheckRunner
 from meshnode.netmap.derive import Configuration, LocalFacts
+from meshnode.portmap import PortMapper
 from meshnode.relays import Relays
 from meshnode.status import Counters, Flow, Traffic, Way
 from meshnode.tunnel import TunnelError
@@ -70,6 +71,7 @@ class LinuxTunnel:
             engine,
             self._relays,
             netchecker,
+            PortMapper(mark=mark_socket, entropy=os.urandom, on_change=self._port_mapped),
             is_port_fixed=config.port != 0,
             on_change=lambda: self.on_change(),
         )
@@ -230,6 +232,9 @@ class LinuxTunnel:
         if self._relays.failure():
             self._connectivity.measure()
         self.on_change()
+
+    def _port_mapped(self) -> None:
+        self._connectivity.port_mapped()
 
     def _count_event(self, event: Event) -> None:
         if isinstance(event, HandshakeCompleted):

@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from meshnode.control.dial import MarkSocket
 from meshnode.portmap.mapping import Lan, MappingFailed
@@ -107,8 +107,7 @@ class Listener(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's is one without saying so
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if addr[0] == self._gateway:
