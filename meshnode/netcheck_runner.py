@@ -1,6 +1,7 @@
 """Runs netchecks: sends what `Netcheck` says, by the UDP socket of somebody else, and asks the rest itself.
 
-Nothing that the network does raises: what fails is missing in the report.
+Nothing that the network does raises: what fails is missing in the report. Latencies are taken by the system's
+clock, for the time of uvloop's loop has whole milliseconds and stands still while something is done.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ class NetcheckRunner:
         probe_port_mappers: Callable[[], Awaitable[PortMappers]] | None = None,
         make_tls: MakeContext = ssl.create_default_context,
     ) -> None:
-        """`mark` is called with each socket that a check opens; `make_tls` says whom relays must convince."""
+        """`mark` is called with each socket that a check opens; `make_tls` says whom relays must convince.
+
+        `probe_port_mappers` is asked in full checks.
+        """
         self._send = send
         self._entropy = entropy
         self._options = DialOptions(mark=mark, make_tls=make_tls)
@@ -105,7 +109,7 @@ class NetcheckRunner:
             machine = Netcheck(
                 plan,
                 entropy=self._entropy,
-                now=asyncio.get_running_loop().time(),
+                now=time.monotonic(),
                 os_has_ipv6=os_has_ipv6,
                 verbose=verbose,
             )
@@ -148,7 +152,6 @@ class _Check:
         self._entropy = entropy
         self._names = Names()
         self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     async def run(
         self,
@@ -159,7 +162,7 @@ class _Check:
         verbose: bool,
     ) -> None:
         """Until everything is known that can be known in time."""
-        deadline = self._loop.time() + TOTAL_TIME
+        deadline = time.monotonic() + TOTAL_TIME
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[None]] = []
 
@@ -168,13 +171,13 @@ class _Check:
                 return tasks[-1]
 
             beside = []
-            if probe_port_mappers is not None:
+            if self._machine.is_full and probe_port_mappers is not None:
                 beside.append(start(self._ask_port_mappers(probe_port_mappers)))
             if self._machine.is_full:
                 beside.append(start(self._look_for_portal(portal_witnesses(regions, home), verbose=verbose)))
             await self._measure(regions, start)
             if beside:
-                await asyncio.wait(beside, timeout=deadline - self._loop.time())
+                await asyncio.wait(beside, timeout=deadline - time.monotonic())
             for task in tasks:
                 task.cancel()
 
@@ -186,7 +189,7 @@ class _Check:
             return
         if isinstance(response, BindingResponse):
             observed = AddrPort(*response.mapped_address)
-            if self._machine.stun_received(response.transaction_id, observed, self._loop.time()):
+            if self._machine.stun_received(response.transaction_id, observed, time.monotonic()):
                 self._news.set()
 
     async def _measure(
@@ -195,14 +198,14 @@ class _Check:
         start: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         is_falling_back = False
-        while not self._machine.is_done(now := self._loop.time()):
+        while not self._machine.is_done(now := time.monotonic()):
             for probe in self._machine.take_probes(now):
                 start(self._ask_stun(probe))
             if not is_falling_back and self._machine.wants_fallback(now):
                 is_falling_back = True
                 start(self._measure_otherwise(fallback_relays(regions)))
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._machine.next_timeout(now)):
+                async with asyncio.timeout(self._machine.next_timeout(now) - now):
                     await self._news.wait()
             self._news.clear()
 
@@ -212,7 +215,7 @@ class _Check:
         address = await self._stun_address(probe.node, probe.family)
         request = encode_binding_request(probe.tx_id)
         if address and self._send(request, AddrPort(address, stun_port(probe.node))):
-            self._machine.sent(probe, self._loop.time())
+            self._machine.sent(probe, time.monotonic())
             return
         self._machine.not_sent(probe)
         self._news.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -58,11 +59,10 @@ class _Get(asyncio.Protocol):
     async def ask(self, request: bytes) -> Answer:
         """Raises FrameError, EOFError."""
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
-        begun_at = loop.time()
+        begun_at = time.monotonic()
         self._transport.write(request)
         head = await self._head
-        latency_s = loop.time() - begun_at
+        latency_s = time.monotonic() - begun_at
         peer = self._transport.get_extra_info("peername")
         status = parse_response_untrusted(head).status
         return Answer(status, _headers(head), latency_s, is_ipv6=":" in str(peer[0]))

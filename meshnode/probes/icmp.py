@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -25,12 +26,12 @@ async def ping(address: str, data: bytes, *, mark: MarkSocket, entropy: Callable
         sock.setblocking(False)
         sock.connect((address, 0))
         identifier = int.from_bytes(entropy(2), "big")
-        begun_at = loop.time()
+        begun_at = time.monotonic()
         await loop.sock_sendall(sock, echo_request(identifier, _SEQUENCE, data))
         while True:
             packet = await loop.sock_recv(sock, _MAX_PACKET)
             if is_reply_untrusted(packet, _SEQUENCE, data, identifier=identifier if is_raw else None):
-                return loop.time() - begun_at
+                return time.monotonic() - begun_at
 
 
 def _open() -> tuple[socket.socket, bool]:

@@ -16,6 +16,7 @@ import pytest
 from meshnode.cli.main import run
 from tests.derp.relays import Certificate
 from tests.netlab import Host, Lab, wait_for
+from tests.netlab.miniupnpd import Miniupnpd
 from tests.netlab.processes import Process
 from tests.netlab.programs import MESHNODE
 from tests.netlab.router import Egress, Router
@@ -166,6 +167,7 @@ class TestInNetworks:
         assert "\t* UDP: true" in lines
         assert any(line.startswith(f"\t* IPv4: yes, {HOME}:") for line in lines)
         assert "\t* MappingVariesByDestIP: false" in lines
+        assert "\t* PortMapping: " in lines, "looked for, and not found"
         assert "\t* CaptivePortal: false" in lines
         assert "\t* Nearest DERP: The lab" in lines
         assert lines[-1].startswith("\t\t- lab: ")
@@ -176,6 +178,16 @@ class TestInNetworks:
         report = home.report()
         assert report["MappingVariesByDestIP"] is True
         assert len(report["GlobalV4Counters"]) == 2
+
+    @pytest.mark.interop
+    def test_a_router_that_maps_ports(self, home: Home) -> None:
+        server = Miniupnpd(home.router, external="25.0.113.20")
+        server.start()
+        try:
+            done = home.netcheck()
+        finally:
+            server.stop()
+        assert "\t* PortMapping: UPnP, NAT-PMP, PCP" in done.stdout.splitlines()
 
     def test_without_udp_the_relay_is_found_over_https(self, home: Home) -> None:
         home.router.restrict(Egress.ONLY_HTTPS)

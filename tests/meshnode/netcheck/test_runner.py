@@ -23,6 +23,7 @@ from meshproto.messages import DERPMap, DERPNode, DERPRegion
 from stun.messages import TransportAddress, encode_binding_request
 from stun.responder import Responder
 from stun.server import StunServer
+from tests.derp.loops import on_both_loops
 from tests.derp.relays import Certificate, running_relay
 
 IPV4 = "127.0.0.1"
@@ -127,6 +128,7 @@ class Node:
         )
 
 
+@on_both_loops
 async def test_one_server() -> None:
     with stun_server(IPV4) as port, Node() as own:
         report = await own.check(map_of(node("1a", stun_port=port)))
@@ -177,6 +179,7 @@ async def test_names_are_resolved() -> None:
         assert set(report.region_v4_latency) == {1}
 
 
+@on_both_loops
 async def test_without_udp_a_relay_is_measured_over_https(certificate: Certificate) -> None:
     async with running_relay(tls=certificate) as relay:
         with Node(certificate) as own:

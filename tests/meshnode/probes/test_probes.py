@@ -1,19 +1,23 @@
-"""One GET: what a relay answers, and everything that is no answer."""
+"""Single questions: what a relay answers over HTTP, and everything that is no answer; names; pings."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from derp.dial import DialOptions
 from derp.errors import CannotConnect
 from derp.relay_node import RelayNode
-from meshnode.probes import http
+from meshnode.probes import http, icmp
 from meshnode.probes.names import Addresses, Names
-from tests.derp.relays import running_relay
+from tests.derp.loops import on_both_loops
+from tests.derp.relays import Certificate, running_relay
 
 DIRECT = DialOptions(use_proxy=False)
 
@@ -34,9 +38,11 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[RelayNode, list[bytes]
         yield RelayNode("relay.invalid", port, ipv4="127.0.0.1", ipv6="none", uses_tls=False), asked
 
 
-async def test_a_relay_answers() -> None:
-    async with running_relay() as relay:
-        answer = await http.get(relay.node, "/derp/latency-check", DIRECT)
+@on_both_loops
+async def test_a_relay_answers(tls: Certificate | None) -> None:
+    options = replace(DIRECT, make_tls=tls.client_context) if tls else DIRECT
+    async with running_relay(tls=tls) as relay:
+        answer = await http.get(relay.node, "/derp/latency-check", options)
         assert answer.status == 200
         assert 0 < answer.latency_s < 5
         assert not answer.is_ipv6
@@ -54,6 +60,12 @@ async def test_what_is_asked() -> None:
         assert "X-Test: 1" in head
 
 
+async def test_a_relay_that_is_not_trusted(certificate: Certificate) -> None:
+    async with running_relay(tls=certificate) as relay:
+        with pytest.raises(CannotConnect, match="not trusted"):
+            await http.get(relay.node, "/derp/latency-check", DIRECT)
+
+
 @pytest.mark.parametrize(
     "answer",
     [b"", b"HTTP/1.1 200 OK\r\n", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 2x0\r\n\r\n", b"x" * 100_000],
@@ -65,6 +77,7 @@ async def test_what_is_no_answer(answer: bytes) -> None:
             await http.get(node, "/", DIRECT)
 
 
+@on_both_loops
 async def test_names_are_looked_up_once() -> None:
     names = Names()
     found = await asyncio.gather(*(names.resolve("localhost") for _ in range(3)))
@@ -72,3 +85,15 @@ async def test_names_are_looked_up_once() -> None:
     assert found[0] is found[1] is found[2]
     for wrong in ("nowhere.invalid", "a\0b", "x" * 300, "ä" * 80):
         assert await names.resolve(wrong) == Addresses()
+
+
+@pytest.mark.system
+@on_both_loops
+async def test_ping() -> None:
+    marked: list[socket.socket] = []
+    async with asyncio.timeout(10):
+        latency = await icmp.ping("127.0.0.1", b"1a", mark=marked.append, entropy=os.urandom)
+        with pytest.raises(OSError):
+            await icmp.ping("255.255.255.255", b"1a", mark=marked.append, entropy=os.urandom)
+    assert 0 < latency < 5
+    assert len(marked) == 2
