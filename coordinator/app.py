@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -17,13 +17,17 @@ from coordinator import __version__, api, files, http, keyfile, logs, names
 from coordinator.acceptor import Acceptor
 from coordinator.config import Config
 from coordinator.db import check_sqlite, open_sqlite
+from coordinator.derp_map import Relays
+from coordinator.derp_sources import DerpSources
 from coordinator.listen import open_listeners
 from coordinator.machine_api import MachineApi
 from coordinator.noise_server import NoiseServer
 from coordinator.poll import MapSessions
-from coordinator.relay import EmbeddedRelay, relays_of
+from coordinator.relay import EmbeddedRelay, with_embedded
+from coordinator.settings import NetworkSettings
 from coordinator.state import State, Timings
 from coordinator.stun_servers import StunServers
+from meshproto.keys import MachinePrivate, NodePrivate
 
 HTTP_IDLE_S = 75.0  # for a plain HTTP connection without a request
 SHUTDOWN_GRACE_S = 3.0  # for requests under way
@@ -36,6 +40,7 @@ def check(config: Config) -> None:
     for key in (keyfile.noise_key(config.private_key_file), keyfile.relay_key(config.relay_private_key_file)):
         if key.path.exists():
             key.read()
+    DerpSources(config.relay, config.state_dir)
     check_sqlite(config.database_file)
 
 
@@ -97,47 +102,74 @@ class Coordinator:
         return lines
 
 
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """What a coordinator has for itself alone while it runs, and what it read from its files."""
+
+    listeners: list[socket.socket]
+    stun: StunServers | None
+    unix_socket: socket.socket
+    private_key: MachinePrivate
+    relay_key: NodePrivate | None
+    sources: DerpSources
+
+    def network(self, config: Config) -> NetworkSettings:
+        """What maps are made with."""
+        relays = Relays(others=self.sources.derp_map)
+        if self.relay_key is not None and self.stun is not None:
+            relays = with_embedded(relays, config, self.relay_key, self.stun)
+        return replace(config.network, relays=relays)
+
+
+def _claim(config: Config, stack: AsyncExitStack) -> _Claimed:
+    """Bind, read and lock, so that what is wrong shows before anything runs. Raises StartupError."""
+    listeners = open_listeners(config.listen_addr)
+    for listener in listeners:
+        stack.callback(listener.close)
+    stun = relay_key = None
+    if config.relay.is_enabled:
+        stun = StunServers.open(config.relay)
+        stack.callback(stun.close)
+    files.make_state_directory(config.state_dir)
+    private_key = keyfile.noise_key(config.private_key_file).load_or_create()
+    if config.relay.is_enabled:
+        relay_key = keyfile.relay_key(config.relay_private_key_file).load_or_create()
+    sources = DerpSources(config.relay, config.state_dir)
+    stack.enter_context(files.locked(config.database_file))
+    unix_socket = stack.enter_context(files.admin_socket(config.unix_socket, config.unix_socket_permission))
+    return _Claimed(listeners, stun, unix_socket, private_key, relay_key, sources)
+
+
 @asynccontextmanager
 async def running(config: Config, timings: Timings | None = None) -> AsyncIterator[Coordinator]:
     """The whole coordinator, serving until the block ends. Raises StartupError."""
     timings = timings or Timings(ephemeral_timeout_s=config.ephemeral_inactivity_timeout.total_seconds())
     async with AsyncExitStack() as stack:
-        listeners = open_listeners(config.listen_addr)
-        for listener in listeners:
-            stack.callback(listener.close)
-        stun = None
-        if config.relay.is_enabled:
-            stun = StunServers.open(config.relay)
-            stack.callback(stun.close)
-        files.make_state_directory(config.state_dir)
-        private_key = keyfile.noise_key(config.private_key_file).load_or_create()
-        network, relay_key = config.network, None
-        if stun is not None:
-            relay_key = keyfile.relay_key(config.relay_private_key_file).load_or_create()
-            network = replace(network, relays=relays_of(config, relay_key, stun))
-        stack.enter_context(files.locked(config.database_file))
-        unix_socket = stack.enter_context(
-            files.admin_socket(config.unix_socket, config.unix_socket_permission)
-        )
+        claimed = _claim(config, stack)
         database = await open_sqlite(config.database_file)
         stack.push_async_callback(database.close)
-        state = await stack.enter_async_context(State.open(database, network, timings))
+        state = await stack.enter_async_context(State.open(database, claimed.network(config), timings))
         _warn_of_long_names(state)
+        await stack.enter_async_context(claimed.sources.kept_up_to_date(state.set_other_relays))
         relay = None
-        if relay_key is not None:
-            relay = await stack.enter_async_context(EmbeddedRelay.open(config, relay_key, state))
+        if claimed.relay_key is not None and claimed.stun is not None:
+            relay = await stack.enter_async_context(
+                EmbeddedRelay.open(config, claimed.relay_key, state, claimed.stun.responder)
+            )
         sessions = MapSessions(state)
         stack.callback(sessions.close)
         machine_api = MachineApi(state, sessions)
         noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
-        admin = await _runner(stack, api.create_app(state))
-        await web.SockSite(admin, unix_socket).start()
-        app = http.create_app(state, noise_server, private_key)
+        admin_app = api.create_app(state)
+        app = http.create_app(state, noise_server, claimed.private_key)
         if relay is not None:
+            admin_app.router.add_get("/metrics", relay.show_figures)
             relay.add_to(app)
-        public = _accept(await _runner(stack, app), listeners, relay)
+        admin = await _runner(stack, admin_app)
+        await web.SockSite(admin, claimed.unix_socket).start()
+        public = _accept(await _runner(stack, app), claimed.listeners, relay)
         stack.callback(public.close)
-        yield Coordinator(config, state, listeners)
+        yield Coordinator(config, state, claimed.listeners)
         # Machines first, and none may come back: polls would hold up the public listener for the whole grace.
         public.close()
         await asyncio.gather(noise_server.close(), *([relay.server.close()] if relay is not None else []))

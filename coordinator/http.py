@@ -17,9 +17,15 @@ from coordinator.noise_server import NoiseServer
 from coordinator.pending import is_registration_id
 from coordinator.state import State
 from meshproto import codec
+from meshproto.codec import MalformedMessage
 from meshproto.early import encode_early_payload
 from meshproto.keys import ChallengePrivate, MachinePrivate
-from meshproto.messages import EarlyNoise, OverTLSPublicKeyResponse
+from meshproto.messages import (
+    DERPAdmitClientRequest,
+    DERPAdmitClientResponse,
+    EarlyNoise,
+    OverTLSPublicKeyResponse,
+)
 from meshproto.noise.ik import Accepted, Responder, error_frame
 from meshproto.noise.symmetric import NoiseError
 
@@ -53,6 +59,7 @@ def create_app(state: State, noise_server: NoiseServer, private_key: MachinePriv
     app.router.add_get("/version", listener.version)
     app.router.add_get("/robots.txt", listener.robots)
     app.router.add_get("/register/{registration_id}", listener.register)
+    app.router.add_post("/verify", listener.verify)
     app.router.add_get("/", listener.root)
     return app
 
@@ -141,6 +148,15 @@ class _Listener:
         if not is_registration_id(registration_id):
             raise web.HTTPBadRequest(text="invalid registration ID\n")
         return web.Response(text=pages.register_page(registration_id), content_type="text/html")
+
+    async def verify(self, request: web.Request) -> web.Response:
+        """Whether a relay elsewhere may serve a client: every node that is known, also an expired one."""
+        try:
+            question = codec.decode(await request.read(), DERPAdmitClientRequest)
+        except MalformedMessage:
+            raise web.HTTPBadRequest(text="Bad Request: invalid JSON\n") from None
+        answer = DERPAdmitClientResponse(allow=self._state.is_node_key(question.node_public))
+        return _json(codec.encode(answer))
 
 
 class _Taken(web.StreamResponse):

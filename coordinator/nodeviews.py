@@ -18,7 +18,7 @@ from coordinator.model import (
 )
 from coordinator.store import Snapshot
 from meshproto import codec
-from meshproto.messages import CapMap, Hostinfo, Node, UserProfile
+from meshproto.messages import CapMap, Hostinfo, NetInfo, Node, UserProfile
 from meshproto.routes import host_prefix, sorted_prefixes
 
 KEPT_SNAPSHOTS = 8  # viewers are told at about the same time; a few lag behind
@@ -222,7 +222,14 @@ def _shown_hostinfo(hostinfo: Hostinfo) -> Hostinfo:
         push_device_token="",
         routable_ips=(),
         request_tags=(),
-        net_info=None,
+        net_info=_shown_net_info(hostinfo.net_info),
         services_hash="",
         exit_node_id="",
     )
+
+
+def _shown_net_info(net_info: NetInfo | None) -> NetInfo | None:
+    """Only what decides how peers open a path to it. Its home has a place of its own; latencies only vary."""
+    if net_info is None or net_info.mapping_varies_by_dest_ip is None:
+        return None
+    return NetInfo(mapping_varies_by_dest_ip=net_info.mapping_varies_by_dest_ip)

@@ -179,8 +179,16 @@ def merged_hostinfo(known: Hostinfo, reported: Hostinfo | None) -> Hostinfo:
     """What is known after a report: a node that does not know its network yet does not make us forget it."""
     if reported is None:
         return known
-    if reported.net_info is None and known.net_info is not None:
+    if known.net_info is None:
+        return reported
+    if reported.net_info is None:
         return msgspec.structs.replace(reported, net_info=known.net_info)
+    varies = known.net_info.mapping_varies_by_dest_ip
+    if reported.net_info.mapping_varies_by_dest_ip is None and varies is not None:
+        # Checks that ask one STUN server cannot tell, and come between those that can. Peers would be told of
+        # each.
+        net_info = msgspec.structs.replace(reported.net_info, mapping_varies_by_dest_ip=varies)
+        return msgspec.structs.replace(reported, net_info=net_info)
     return reported
 
 

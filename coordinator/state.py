@@ -51,7 +51,7 @@ from coordinator.store import (
     View,
 )
 from coordinator.writer import Writer
-from meshproto.keys import MachinePublic
+from meshproto.keys import MachinePublic, NodePublic
 from meshproto.messages import DERPMap, MapRequest, RegisterRequest, RegisterResponse
 
 Listener: TypeAlias = Callable[[Snapshot, Change], None]
@@ -235,6 +235,10 @@ class State:
     def is_online(self, node_id: NodeID) -> bool:
         """Whether the node has a map session, or had one within the grace time."""
         return node_id in self.snapshot.online
+
+    def is_node_key(self, key: NodePublic) -> bool:
+        """Whether a node has this key, be it expired."""
+        return key in self.snapshot.node_ids_by_node_key
 
     def primary_routes(self, node_id: NodeID) -> tuple[IPNetwork, ...]:
         """The subnet routes that the node serves now."""

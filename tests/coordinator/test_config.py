@@ -13,6 +13,7 @@ from coordinator import config as config_module
 from coordinator.config import Config, load, parse
 from coordinator.config_values import ListenAddress
 from coordinator.errors import StartupError
+from coordinator.relay_config import RelayConfig
 
 PATH = Path("/etc/coordinator/config.yaml")
 
@@ -252,3 +253,101 @@ def test_listen_addresses(written: str, host: str, port: int, is_any: bool) -> N
 )
 def test_durations(written: str, seconds: float) -> None:
     assert parsed(f"cli: {{timeout: {written}}}").cli_timeout == seconds
+
+
+RELAYS = """
+derp:
+  server:
+    enabled: true
+    region_id: 901
+    region_code: home
+    region_name: At home
+    stun_listen_addr: 192.0.2.1:3478
+    stun_alternate_listen_addr: ""
+    private_key_path: relay.key
+    verify_clients: false
+    automatically_add_embedded_derp_region: false
+    ipv4: 192.0.2.1
+    ipv6: 2001:db8::1
+  urls: [https://relays.example/map.json]
+  paths: [relays.yaml, /srv/more.yaml]
+  auto_update_enabled: false
+  update_frequency: 24h
+"""
+
+
+def test_every_key_of_relays() -> None:
+    config = parsed(RELAYS)
+    assert config.relay == RelayConfig(
+        is_enabled=True,
+        region_id=901,
+        region_code="home",
+        region_name="At home",
+        stun_listen_addr=ListenAddress("192.0.2.1", 3478),
+        stun_alternate_listen_addr=None,
+        private_key_path=PATH.parent / "relay.key",
+        verifies_clients=False,
+        adds_region=False,
+        ipv4="192.0.2.1",
+        ipv6="2001:db8::1",
+        urls=("https://relays.example/map.json",),
+        paths=(PATH.parent / "relays.yaml", Path("/srv/more.yaml")),
+        updates=False,
+        update_frequency=timedelta(hours=24),
+    )
+    assert config.relay_private_key_file == PATH.parent / "relay.key"
+    assert not config.warnings
+
+
+def test_without_configuration_there_is_a_relay() -> None:
+    relay = Config().relay
+    assert (relay.is_enabled, relay.region_id, relay.verifies_clients) == (True, 999, True)
+    assert (str(relay.stun_listen_addr), str(relay.stun_alternate_listen_addr)) == (
+        "0.0.0.0:3478",
+        "0.0.0.0:3479",
+    )
+    assert relay.stun_listen_addr.is_any
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "derp: {server: {enabled: false}}",
+        "derp: {server: {automatically_add_embedded_derp_region: false}, paths: []}",
+    ],
+)
+def test_no_relay_at_all_is_warned_of(text: str) -> None:
+    (warning,) = parsed(text).warnings
+    assert warning.startswith("derp: there is no relay")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("server: {enabled: 1}", "server.enabled: expected true or false, not 1"),
+        (
+            "server: {region_id: 70000}",
+            "server.region_id: expected a number between 1 and 65535; 900 to 999 are free for own regions, "
+            "not 70000",
+        ),
+        ("server: {region_code: ''}", "server.region_code: expected a name, not ''"),
+        (
+            "server: {stun_listen_addr: 3478}",
+            "server.stun_listen_addr: expected ADDRESS:PORT such as 0.0.0.0:8080, not 3478",
+        ),
+        (
+            "server: {ipv4: '2001:db8::1'}",
+            "server.ipv4: expected an IPv4 address such as 198.51.100.1, not '2001:db8::1'",
+        ),
+        ("server: {ipv6: x}", "server.ipv6: expected an IPv6 address such as 2001:db8::1, not 'x'"),
+        (
+            "urls: [x]",
+            "urls: expected a list of URLs such as https://controlplane.tailscale.com/derpmap/default, "
+            "not ['x']",
+        ),
+        ("paths: x.yaml", "paths: expected a list, not 'x.yaml'"),
+        ("update_frequency: 5s", "update_frequency: expected a minute or more, such as 3h, not '5s'"),
+    ],
+)
+def test_mistakes_about_relays(text: str, problem: str) -> None:
+    assert problems(f"derp: {{{text}}}") == [f"derp.{problem}"]

@@ -7,12 +7,16 @@ import base64
 import json
 import os
 import socket
+from datetime import UTC, datetime
 
 import aiohttp
 import pytest
 
 from coordinator import http
-from meshproto.keys import MachinePrivate
+from coordinator.relay_config import RelayConfig
+from derp.admission import UrlVerifier
+from derp.session import Admission
+from meshproto.keys import MachinePrivate, NodePrivate, NodePublic
 from meshproto.noise.ik import Initiator
 from tests.coordinator.conftest import Server
 from tests.lacking import lacking
@@ -215,3 +219,85 @@ async def test_ipv6_is_served_too(server: Server) -> None:
 
 def test_the_upgrade_is_spelt_as_clients_compare_it() -> None:
     assert b"\r\nUpgrade: tailscale-control-protocol\r\n" in http._SWITCHING
+
+
+# Relays.
+
+
+async def post(server: Server, path: str, body: bytes) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{server.coordinator.port}{path}"
+    async with aiohttp.ClientSession() as session, session.post(url, data=body) as reply:
+        return reply.status, await reply.text()
+
+
+def question(key: NodePublic, source: str = "192.0.2.1") -> bytes:
+    return json.dumps({"NodePublic": str(key), "Source": source}).encode()
+
+
+async def test_relays_elsewhere_ask_whom_to_serve(server: Server) -> None:
+    machine, _, _ = await server.join("laptop")
+    stranger = NodePrivate.generate(os.urandom).public
+    assert await post(server, "/verify", question(stranger)) == (200, '{"Allow":false}')
+    assert await post(server, "/verify", question(NodePublic.zero())) == (200, '{"Allow":false}')
+    assert await post(server, "/verify", question(machine.node_key)) == (200, '{"Allow":true}')
+    assert await post(server, "/verify", question(machine.node_key, "2001:db8::1")) == (200, '{"Allow":true}')
+    await server.state.expire_node(server.node(machine).id, datetime.now(UTC))
+    assert await post(server, "/verify", question(machine.node_key)) == (200, '{"Allow":true}')
+    await server.state.delete_node(server.node(machine).id)
+    assert await post(server, "/verify", question(machine.node_key)) == (200, '{"Allow":false}')
+
+
+async def test_questions_of_relays_that_are_none(server: Server) -> None:
+    for body in (b"", b"{", b"[]", b'{"NodePublic":"x"}', b"\xff"):
+        assert await post(server, "/verify", body) == (400, "Bad Request: invalid JSON\n")
+    assert (await post(server, "/verify", 5000 * b" "))[0] == 413
+    assert (await get(server, "/verify"))[0] == 405
+
+
+async def test_our_relay_asks_a_coordinator(server: Server) -> None:
+    machine, _, _ = await server.join("laptop")
+    url = f"http://127.0.0.1:{server.coordinator.port}/verify"
+    async with UrlVerifier.open(url, fail_open=False) as verify:
+        assert await verify(Admission(machine.node_key, "192.0.2.1"))
+        assert not await verify(Admission(NodePrivate.generate(os.urandom).public, "192.0.2.1"))
+
+
+async def test_what_clients_measure_and_probe(server: Server) -> None:
+    for path in ("/derp/probe", "/derp/latency-check"):
+        for method in ("GET", "HEAD"):
+            status, body, headers = await get(server, path, method)
+            assert (status, body, headers["Access-Control-Allow-Origin"]) == (200, "", "*")
+    status, _, headers = await get(server, "/generate_204", **{"X-Tailscale-Challenge": "ts_vpn"})
+    assert (status, headers["X-Tailscale-Response"]) == (204, "response ts_vpn")
+    assert (await get(server, "/derp"))[0] == 426
+
+
+async def test_addresses_of_relays(server: Server) -> None:
+    await server.stop()
+    server.configure(server_url="http://localhost:8080")
+    await server.start()
+    status, body, headers = await get(server, "/bootstrap-dns?q=whatever.example")
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "application/json")
+    assert "127.0.0.1" in json.loads(body)["localhost"]
+
+
+async def test_without_a_relay_there_is_none_of_it(server: Server) -> None:
+    await server.stop()
+    server.configure(relay=RelayConfig(is_enabled=False))
+    await server.start()
+    for path in ("/derp", "/derp/probe", "/generate_204", "/bootstrap-dns"):
+        assert (await get(server, path))[0] == 404
+    machine, _, _ = await server.join("laptop")
+    assert await post(server, "/verify", question(machine.node_key)) == (200, '{"Allow":true}')
+
+
+async def test_figures_for_whoever_may_administer(server: Server) -> None:
+    connector = aiohttp.UnixConnector(str(server.config.unix_socket))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://local/metrics") as reply,
+    ):
+        text = await reply.text()
+    assert "derp_current_connections 0" in text
+    assert 'stun_answers_total{family="ipv4"} 0' in text
+    assert (await get(server, "/metrics"))[0] == 404

@@ -15,7 +15,7 @@ from meshproto.codec import MapStreamReader
 from meshproto.keys import DiscoPrivate
 from meshproto.messages import Hostinfo, MapResponse, NetInfo
 from tests.coordinator.conftest import TIMINGS, Server
-from tests.coordinator.machine import Connection, Machine, Poll
+from tests.coordinator.machine import Connection, Machine, NetMap, Poll
 
 SUBNET = ip_network("192.168.0.0/24")
 EXIT = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -269,3 +269,28 @@ async def test_many_changes_at_once_travel_together(server: Server) -> None:
         assert await watcher.next() is not None
         messages += 1
     assert messages < 10
+
+
+async def test_peers_hear_whether_a_mapping_varies_and_of_latencies_nothing(server: Server) -> None:
+    machine, connection, _ = await server.join("laptop")
+    _, _, watcher = await server.join("watcher")
+
+    async def report(**fields: Any) -> None:
+        net_info = NetInfo(preferred_derp=7, **fields)
+        machine.hostinfo = Hostinfo(hostname="laptop", os="linux", net_info=net_info)
+        await machine.report(connection)
+
+    def varies(map: NetMap) -> bool | None:
+        net_info = map.peer("laptop").hostinfo.net_info
+        assert net_info is None or net_info == NetInfo(
+            mapping_varies_by_dest_ip=net_info.mapping_varies_by_dest_ip
+        )
+        return None if net_info is None else net_info.mapping_varies_by_dest_ip
+
+    await report(mapping_varies_by_dest_ip=True, derp_latency={"7-v4": 0.02})
+    await watcher.until(lambda map: varies(map) is True and map.peer("laptop").home_derp == 7)
+    await report(mapping_varies_by_dest_ip=True, derp_latency={"7-v4": 0.03}, working_udp=True)
+    await report(derp_latency={"7-v4": 0.04})  # a check that asked one server only
+    assert await watcher.is_quiet()
+    await report(mapping_varies_by_dest_ip=False)
+    await watcher.until(lambda map: varies(map) is False)
