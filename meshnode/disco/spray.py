@@ -74,13 +74,27 @@ def spray_targets(role: Role, addresses: Sequence[AddrPort]) -> tuple[AddrPort, 
 
 
 def predicted_ports(observed: Sequence[int]) -> list[int]:
-    """The next ports of a NAT that counts, from those that it gave out. Empty if it seems not to."""
-    known = sorted(set(observed))
-    strides = [later - earlier for earlier, later in itertools.pairwise(known)]
-    if not strides or max(strides) > MAX_STRIDE:
+    """The next ports of a NAT that counts, from those that it gave out. Empty if it seems not to.
+
+    A port far from all others is no part of its count: the peer's own one, in case it was forwarded by hand.
+    """
+    counted = [run for run in _runs(sorted(set(observed))) if len(run) > 1]
+    if not counted:
         return []
-    stride, last = min(strides), known[-1]
+    known = counted[-1]
+    stride, last = min(later - earlier for earlier, later in itertools.pairwise(known)), known[-1]
     return [last + stride * step for step in range(1, PREDICTIONS + 1) if last + stride * step <= 65535]
+
+
+def _runs(ports: Sequence[int]) -> list[list[int]]:
+    """Rising ports, parted where a step is too large for a NAT that counts."""
+    runs: list[list[int]] = []
+    for port in ports:
+        if runs and port - runs[-1][-1] <= MAX_STRIDE:
+            runs[-1].append(port)
+        else:
+            runs.append([port])
+    return runs
 
 
 class Spray:

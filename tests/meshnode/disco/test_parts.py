@@ -333,7 +333,15 @@ def test_roles(own: bool | None, peer: bool | None, role: Role | None) -> None:
 
 @pytest.mark.parametrize(
     ("observed", "first"),
-    [([5000, 5001], 5002), ([5004, 5000], 5008), ([5000], None), ([], None), ([5000, 9000], None)],
+    [
+        ([5000, 5001], 5002),
+        ([5004, 5000], 5008),
+        ([5000], None),
+        ([], None),
+        ([5000, 9000], None),
+        ([5000, 5001, 41641], 5002),  # the last is a guess: forwarded by hand
+        ([1024, 5000, 5001], 5002),
+    ],
 )
 def test_prediction(observed: list[int], first: int | None) -> None:
     ports = predicted_ports(observed)
