@@ -149,6 +149,10 @@ def main() -> int:
     try:
         pairs = arguments.pairs or all_pairs()
         cells = measure(console, pairs, runs=arguments.runs, jobs=arguments.jobs)
+    except AssertionError as failure:  # what the lab raises when something does not come true
+        notes = getattr(failure, "__notes__", ())
+        console.print("\n".join([str(failure), *notes]), style="red", markup=False)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Two nodes that have never talked begin to: what becomes of the first packets, and when the path is direct."""
+"""Two nodes that never talked before begin to: the fate of the first packets, and when the path is direct."""
 
 from __future__ import annotations
 

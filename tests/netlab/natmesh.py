@@ -106,14 +106,12 @@ class NatMesh:
         member.key, member.ipv4 = own["PublicKey"], own["TailscaleIPs"][0]
 
     def restart_nodes(self) -> None:
-        """All daemons anew, behind NATs that remember nothing; nobody has ever talked to anybody."""
-        in_parallel(self._restart, self.members.values())
+        """All daemons anew, behind NATs that remember nothing. Nobody is up while others still know it."""
+        members = self.members.values()
+        in_parallel(lambda member: member.node.stop_daemon(), members)
+        in_parallel(lambda member: member.place.forget_flows(), members)
+        in_parallel(lambda member: member.node.start_daemon(), members)
         self.wait_until_settled()
-
-    def _restart(self, member: Member) -> None:
-        member.node.stop_daemon()
-        member.place.forget_flows()
-        member.node.start_daemon()
 
     def wait_until_settled(self) -> None:
         """Until every node has checked its network, and all others know where it is at home."""
