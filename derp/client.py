@@ -42,6 +42,10 @@ MAX_RESTART_S = 5.0
 SETTLED_S = 10.0
 """A connection that lasted so long was a good one: the next attempt follows soon."""
 PING_TIMEOUT_S = 3.0
+WEBSOCKET_AFTER = frozenset({400, 403, 426, 501})
+"""HTTP statuses with which something on the way refuses an upgrade to DERP, or with which a relay says that
+none was asked for, because a proxy took the request's `Upgrade` out. A WebSocket may pass there. Any other
+status comes from a server that is no relay, or from a proxy whose relay is down."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,8 @@ class RelayClient:
         self._failures = 0
         self._first = 0
         """The index of the relay to try first: others than the first when that one fell silent."""
+        self._over_websocket: set[RelayNode] = set()
+        """Relays that were reached that way."""
         self._heard_at: float | None = None
         self._try_now = asyncio.Event()
         self._attempt: asyncio.Timeout | None = None
@@ -177,6 +183,7 @@ class RelayClient:
     def reconnect(self, reason: str) -> None:
         """Drop the connection, if there is one, and connect again at once: the network has changed."""
         self._failures = 0
+        self._over_websocket.clear()
         self._try_now.set()
         if self._attempt is not None and not self._attempt.expired():
             self._attempt.reschedule(asyncio.get_running_loop().time())
@@ -197,6 +204,8 @@ class RelayClient:
             self._attempt = None
             reason = f"{connection.node} {await connection.closed}"
             self._first = (self._first + 1) % len(self._nodes) if connection.fell_silent else 0
+            if connection.fell_silent:  # which took its time, and is no reason to wait longer
+                self._try_now.set()
         except TimeoutError:
             if self._try_now.is_set():
                 reason = "the attempt was broken off to begin another"
@@ -227,18 +236,34 @@ class RelayClient:
 
     async def _log_in(self, node: RelayNode, *, is_last: bool) -> ClientConnection:
         """Raises CannotConnect or TimeoutError."""
+        if node not in self._over_websocket:
+            connection = await self._ask(node, is_last=is_last, over_websocket=False)
+            if connection.connected.done():
+                return connection
+            if connection.refused_with not in WEBSOCKET_AFTER:
+                raise CannotConnect(f"{node} {connection.closed.result()}")
+        connection = await self._ask(node, is_last=is_last, over_websocket=True)
+        if not connection.connected.done():
+            self._over_websocket.discard(node)
+            raise CannotConnect(f"{node} {connection.closed.result()}")
+        self._over_websocket.add(node)
+        return connection
+
+    async def _ask(self, node: RelayNode, *, is_last: bool, over_websocket: bool) -> ClientConnection:
+        """A connection on which the login has been accepted, or which is closed."""
         async with asyncio.timeout(None if is_last else NODE_TIMEOUT_S):
             connection = await dial(node, self._options, lambda: self._protocol(node))
         try:
-            self._start(connection, "" if node is self._nodes[0] else self._nodes[0].name)
+            ideal_node = "" if node is self._nodes[0] else self._nodes[0].name
+            self._start(connection, ideal_node, over_websocket=over_websocket)
             ended: set[asyncio.Future[str] | asyncio.Future[None]] = {connection.closed, connection.connected}
             async with asyncio.timeout(None if is_last else NODE_LOGIN_TIMEOUT_S):
                 await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            if not connection.connected.done():
-                raise CannotConnect(f"{node} {connection.closed.result()}")
         except BaseException:
             self._leave(connection)
             raise
+        if not connection.connected.done():
+            self._leave(connection)
         return connection
 
     def _leave(self, connection: ClientConnection | None) -> None:
@@ -255,8 +280,8 @@ class RelayClient:
     def _make_core(self, server: NodePublic | None, now: float) -> ClientCore:
         return ClientCore(self._private_key, now, entropy=os.urandom, server=server, info=self._info)
 
-    def _start(self, connection: ClientConnection, ideal_node: str) -> None:
-        core = connection.begin(ideal_node)
+    def _start(self, connection: ClientConnection, ideal_node: str, *, over_websocket: bool) -> None:
+        core = connection.begin(ideal_node, over_websocket=over_websocket)
         self._connection, self._core = connection, core
         if self._is_home is not None:
             core.note_preferred(self._is_home)

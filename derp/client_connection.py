@@ -8,12 +8,12 @@ from typing import cast
 
 from derp.certificates import received_chain, server_key_in
 from derp.client_core import ClientCore, Event, RelaySilent
-from derp.errors import CannotConnect, reason_of
+from derp.client_stream import ClientStream, PlainStream, WebSocketStream
+from derp.errors import CannotConnect, UpgradeRefused, reason_of
 from derp.frames import FrameError
 from derp.liveness import STALLED_S
 from derp.relay_node import RelayNode
 from derp.tcp_info import is_stalled
-from derp.upgrade import SWITCHING, HeadReader, encode_request, parse_response_untrusted
 from meshproto.keys import NodePublic
 
 WRITE_HIGH_WATER = 64 * 1024
@@ -37,16 +37,18 @@ class ClientConnection(asyncio.Protocol):
         self.closed: asyncio.Future[str] = self.loop.create_future()
         self.fell_silent = False
         """Whether the relay stopped answering, as opposed to closing."""
+        self.refused_with = 0
+        """The HTTP status with which the upgrade was refused, if it was."""
         self.core: ClientCore | None = None
         self._make_core = make_core
         self._on_event = on_event
         self._transport: asyncio.Transport | None = None
-        self._head: HeadReader | None = HeadReader()
+        self._stream: ClientStream | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._flush_soon: asyncio.Handle | None = None
         self._reason = ""
 
-    def begin(self, ideal_node: str) -> ClientCore:
+    def begin(self, ideal_node: str, *, over_websocket: bool) -> ClientCore:
         """Send the request; with it the login if the certificates told us the relay's key.
 
         `ideal_node`: the relay that was wanted first, when this is another.
@@ -55,12 +57,13 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             raise CannotConnect(f"{self.node} {self._reason or 'closed the connection'}")
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
-        server = _announced_key(transport)
-        if server is not None:
-            self._head = None  # frames follow, without an answer before
+        server = None if over_websocket else _announced_key(transport)
+        if over_websocket:
+            self._stream = WebSocketStream(self.node, ideal_node)
+        else:
+            self._stream = PlainStream(self.node, ideal_node, fast_start=server is not None)
         self.core = self._make_core(server, self.loop.time())
-        request = encode_request(self.node.host_header, fast_start=server is not None, ideal_node=ideal_node)
-        transport.write(request + self.core.data_to_send())
+        transport.write(self._stream.data_to_send(self.core.data_to_send()))
         self._arm()
         return self.core
 
@@ -92,14 +95,16 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.core is None:
+        if self.core is None or self._stream is None:
             self.end("speaks before it is asked")
             return
         try:
-            if self._head is not None:
-                data = self._after_head(data)
+            data = self._stream.receive_data(data)
             for event in self.core.receive_data(data, self.loop.time()):
                 self._on_event(event)
+        except UpgradeRefused as error:
+            self.refused_with = error.status
+            self.end(str(error))
         except FrameError as error:
             self.end(f"breaks the protocol: {error}")
         except CannotConnect as error:
@@ -131,23 +136,13 @@ class ClientConnection(asyncio.Protocol):
 
     # Inside.
 
-    def _after_head(self, data: bytes) -> bytes:
-        """What follows the answer to our request. Raises CannotConnect and FrameError."""
-        assert self._head is not None
-        complete = self._head.receive_data(data)
-        if complete is None:
-            return b""
-        self._head = None
-        response = parse_response_untrusted(complete[0])
-        if response.status != SWITCHING:
-            raise CannotConnect(f"answers {response.status} {response.reason}, so no relay is there".strip())
-        return complete[1]
-
     def _flush(self) -> None:
         self._flush_soon = None
-        if self.core is None or self._transport is None or self._transport.is_closing():
+        if self.core is None or self._stream is None:
             return
-        data = self.core.data_to_send()
+        if self._transport is None or self._transport.is_closing():
+            return
+        data = self._stream.data_to_send(self.core.data_to_send())
         if data:
             self._transport.write(data)
         self._arm()

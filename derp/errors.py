@@ -15,6 +15,14 @@ class ProxyFailed(CannotConnect):
     """An HTTP proxy is in between, and that is where it ends."""
 
 
+class UpgradeRefused(CannotConnect):
+    """The request for an upgrade was answered with another HTTP status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"answers {status} {reason}".rstrip() + ", so no relay is there")
+        self.status = status
+
+
 def reason_of(error: Exception) -> str:
     """What went wrong below us, as the end of a sentence that begins with the relay's name."""
     if isinstance(error, ssl.SSLCertVerificationError):

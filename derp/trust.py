@@ -29,19 +29,32 @@ MakeContext = Callable[[], ssl.SSLContext]
 
 def client_context(node: RelayNode, make: MakeContext) -> ssl.SSLContext:
     """TLS settings for a connection to this relay."""
-    if not node.cert_name and not node.is_insecure:
-        return _shared(make)
-    context = make()
-    context.check_hostname = False
     if node.is_insecure or node.cert_name.startswith(DIGEST_PREFIX):
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        return _trusts_anyone()
+    return _trusts_names(make) if node.cert_name else _trusts_relay(make)
+
+
+# Loading every authority that the system trusts takes tens of milliseconds, so once must do.
 
 
 @lru_cache(maxsize=8)
-def _shared(make: MakeContext) -> ssl.SSLContext:
-    """Loading every authority that the system trusts takes long, so once must do."""
+def _trusts_relay(make: MakeContext) -> ssl.SSLContext:
     return make()
+
+
+@lru_cache(maxsize=8)
+def _trusts_names(make: MakeContext) -> ssl.SSLContext:
+    context = make()
+    context.check_hostname = False
+    return context
+
+
+@lru_cache(maxsize=1)
+def _trusts_anyone() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def check_peer(node: RelayNode, tls: ssl.SSLObject, wall: datetime) -> None:

@@ -12,7 +12,7 @@ programs=(
     ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps tcpdump:tcpdump curl:curl
     wg:wireguard-tools wireguard-go:wireguard-go iperf3:iperf3
     stun:stun-client turnutils_stunclient:coturn miniupnpd:miniupnpd-nftables
-    tinyproxy:tinyproxy-bin
+    tinyproxy:tinyproxy-bin nginx:nginx
 )
 
 python=${PYTHON:-python3}
@@ -38,7 +38,7 @@ missing_packages() {
 }
 
 install_packages() {
-    local packages
+    local packages service
     read -ra packages <<<"$(missing_packages)"
     [ "${#packages[@]}" -gt 0 ] || return 0
     [ "$(id -u)" = 0 ] || die "not root: first run as root: apt-get install ${packages[*]}"
@@ -47,8 +47,10 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     quietly apt-get update -q
     quietly apt-get install -q -y --no-install-recommends "${packages[@]}"
-    # Of coturn only its client is wanted. Its server would start by itself, and hold STUN's port.
-    case " ${packages[*]} " in *' coturn '*) systemctl disable --now coturn &>/dev/null || true ;; esac
+    # Tests start these themselves. As services they would start by themselves, and hold STUN's and the web's ports.
+    for service in coturn nginx; do
+        case " ${packages[*]} " in *" $service "*) systemctl disable --now "$service" &>/dev/null || true ;; esac
+    done
 }
 
 check_python() {

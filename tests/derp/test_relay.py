@@ -67,7 +67,7 @@ async def test_tls_is_started_fast(certificate: Certificate, monkeypatch: pytest
         asked.append(fast_start)
         return encode_request(host, fast_start=fast_start, ideal_node=ideal_node)
 
-    monkeypatch.setattr("derp.client_connection.encode_request", note)
+    monkeypatch.setattr("derp.client_stream.encode_request", note)
     async with (
         running_relay(tls=certificate) as relay,
         connected_client(relay.node, ALICE, tls=certificate),
