@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from meshnode.control.dial import MarkSocket
 from meshnode.portmap import natpmp, pcp, ssdp
@@ -120,9 +120,10 @@ class Session:
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if pending and any(task.exception() is None for task in done):
-                    more, pending = await asyncio.wait(pending, timeout=self._timings.better_wait)
-                    done |= more
+                if better := _better(probes, done, pending):
+                    await asyncio.wait(better, timeout=self._timings.better_wait)
+                    done |= {task for task in better if task.done()}
+                    pending -= done
                 for task in [task for task in probes if task in done]:
                     if failure := _failure(task):
                         problems.append(f"{probes[task].name}: {failure}")
@@ -158,25 +159,23 @@ class Session:
     # Keeping it
 
     async def _keep(self, lifetime: float) -> None:
-        """Renew the mapping again and again. Returns when it is gone, or has to be made again."""
+        """Renew the mapping in time, and when the gateway may have lost it. Returns when it has."""
         renewal = _now() + renewal_delay(lifetime)
         check = _now() + self._timings.check
         while True:
             has_news = await self._pause(min(renewal, check) - _now())
-            if _now() >= renewal:
-                await self._renew()
-                left = self._expires - _now()
-                if left <= MIN_RENEWAL_DELAY:
+            if has_news or _now() >= renewal:
+                is_over = has_news or self._expires - _now() <= MIN_RENEWAL_DELAY
+                if not await self._renew() and is_over:
                     return
-                renewal = _now() + renewal_delay(left)
-            elif has_news or _now() >= check:
+                renewal = _now() + renewal_delay(self._expires - _now())
+            elif _now() >= check:
                 if not await self._is_alive():
                     return
                 check = _now() + self._timings.check
 
-    async def _renew(self) -> None:
-        if self._used:
-            await self._try(self._used, [])
+    async def _renew(self) -> bool:
+        return self._used is not None and await self._try(self._used, [])
 
     async def _is_alive(self) -> bool:
         if self._used is None or self._grant is None:
@@ -270,6 +269,21 @@ def _failure(task: asyncio.Task[None]) -> MappingFailed | None:
     except MappingFailed as error:
         return error
     return None
+
+
+def _better(
+    best_first: Iterable[asyncio.Task[None]],
+    done: Collection[asyncio.Task[None]],
+    pending: Collection[asyncio.Task[None]],
+) -> list[asyncio.Task[None]]:
+    """The probes that are still to come before the best one that has found something."""
+    better = []
+    for task in best_first:
+        if task in pending:
+            better.append(task)
+        elif task in done and task.exception() is None:
+            return better
+    return []
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -27,8 +27,8 @@ class Timings:
     """The same while it is not known whether anybody is there."""
     better_wait: float = 0.25
     """How long a protocol that we like better may still answer, once another one has (reference §6)."""
-    search: float = 1.5
-    """How long answers to a search for UPnP devices are waited for, which may take 1 s over them (MX)."""
+    search: tuple[float, ...] = (0.75, 1.25)
+    """How long each search for UPnP devices waits for answers, which may take 1 s to come (MX)."""
     search_more: float = 0.05
     """The same after the first one (reference §6.3)."""
     http: float = 3.0
@@ -90,15 +90,7 @@ class GatewayClock:
         self._rule = rule
         self._last: tuple[float, int] | None = None
 
-    def agrees(self, now: float, epoch: int) -> bool:
-        """Whether an answer with this epoch is from the gateway as we knew it. Changes nothing."""
-        if self._last is None:
-            return True
-        then, last = self._last
-        return self._rule(now - then, epoch - last)
-
     def observe(self, now: float, epoch: int) -> bool:
-        """The same, and the answer becomes the one that later ones are compared with."""
-        agrees = self.agrees(now, epoch)
-        self._last = (now, epoch)
-        return agrees
+        """Whether an answer is from the gateway as we knew it. The next one is compared with this one."""
+        last, self._last = self._last, (now, epoch)
+        return last is None or self._rule(now - last[0], epoch - last[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -109,15 +109,18 @@ class Upnp:
 
         listener = await collect(self._lan, receive, self._mark)
         try:
-            for datagram, destination in ssdp.searches(self._lan.gateway):
-                listener.send(datagram, destination, ssdp.PORT)
-            async with asyncio.timeout(self._timings.search):
-                await first.wait()
-            await asyncio.sleep(self._timings.search_more)
-        except TimeoutError:
-            raise MappingFailed("no UPnP gateway answers") from None
+            for wait in self._timings.search:
+                for datagram, destination in ssdp.searches(self._lan.gateway):
+                    listener.send(datagram, destination, ssdp.PORT)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await first.wait()
+                    await asyncio.sleep(self._timings.search_more)
+                    break
         finally:
             listener.close()
+        if not found:
+            raise MappingFailed("no UPnP gateway answers")
         return sorted(found, key=lambda location: found[location].rpartition(":")[2], reverse=True)
 
     async def _describe(self, locations: list[str]) -> list[igd.Service]:
@@ -125,8 +128,8 @@ class Upnp:
         failure: MappingFailed | None = None
         async with self._http() as http:
             for location in locations:
-                url = self._on_gateway(location)
                 try:
+                    url = self._on_gateway(location)
                     body = await self._fetch(http, "GET", url, igd.MAX_DESCRIPTION)
                     services += igd.mapping_services(body, url)
                 except (MappingFailed, igd.MalformedXML, aiohttp.ClientError, TimeoutError) as error:
