@@ -20,6 +20,7 @@ def path_document(peer: Node, status: PathStatus | None, derp_map: DERPMap | Non
         "Name": node_name(peer),
         "PublicKey": str(peer.key),
         "TailscaleIPs": [str(own.network_address) for own in peer.addresses],
+        "Online": bool(peer.online),
         "HomeRelay": region_code(derp_map, peer.effective_home_derp),
         "SpeaksDisco": status is not None,
     }

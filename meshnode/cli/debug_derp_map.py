@@ -46,7 +46,7 @@ def describe_region(region: Json) -> Iterator[str]:
 
 
 def _services(node: Json) -> Iterator[str]:
-    addresses = [node[family] for family in ("IPv4", "IPv6") if node.get(family)]
+    addresses = [node[family] for family in ("IPv4", "IPv6") if node.get(family) not in (None, "", "none")]
     yield node["HostName"] + (f" [{', '.join(addresses)}]" if addresses else "")
     if not node.get("STUNOnly"):
         yield f"DERP port {node.get('DERPPort') or DERP_PORT}"

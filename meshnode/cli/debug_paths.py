@@ -14,6 +14,10 @@ from meshnode.cli.status import columns
 
 HEADER = ("", "Path", "Known from", "Latency", "Last ping", "Last pong", "MTU", "Verdict")
 NEVER = "-"
+PATIENCE_S = 1.0
+"""A ping that is younger may still be answered."""
+CLOCK_SLACK_S = 0.002
+"""Of the ages' rounding."""
 ORIGINS = {
     "map": "coordinator",
     "call": "peer's call",
@@ -79,6 +83,8 @@ def describe_paths(paths: Json) -> Iterator[str]:
     """The whole text."""
     addresses = ", ".join(paths["TailscaleIPs"])
     yield f"{paths['Name']} ({addresses}), home relay {paths['HomeRelay'] or 'unknown'}"
+    if not paths["Online"]:
+        yield "The coordinator says that it is offline."
     if not paths["SpeaksDisco"]:
         yield "It does not speak disco: WireGuard's handshakes alone decide where data goes."
         return
@@ -123,11 +129,13 @@ def _row(candidate: Json) -> tuple[str, ...]:
 
 
 def _verdict(candidate: Json) -> str:
-    if candidate["InUse"]:
-        return "in use"
-    if candidate["LastPongAgo"] is not None:
-        return "answers, not as good"
-    return "no answer" if candidate["LastPingAgo"] is not None else "not tried"
+    pinged, answered = candidate["LastPingAgo"], candidate["LastPongAgo"]
+    if pinged is None:
+        return "in use" if candidate["InUse"] else "not tried"
+    if answered is None or answered > pinged + CLOCK_SLACK_S:
+        waiting = "waiting for an answer" if pinged < PATIENCE_S else "no answer"
+        return f"in use, {waiting}" if candidate["InUse"] else waiting
+    return "in use" if candidate["InUse"] else "answers, not as good"
 
 
 def _rank(candidate: Json) -> tuple[bool, bool, float, str]:

@@ -29,6 +29,7 @@ def paths(**fields: Any) -> dict[str, Any]:
         "Name": "nas",
         "PublicKey": "nodekey:07",
         "TailscaleIPs": ["100.64.0.7", "fd7a:115c:a1e0::7"],
+        "Online": True,
         "HomeRelay": "fra",
         "SpeaksDisco": True,
         "Active": True,
@@ -74,6 +75,32 @@ def test_a_direct_path_and_all_the_others() -> None:
     assert "\n".join(describe_paths(shown)) + "\n" == DIRECT
 
 
+@pytest.mark.parametrize(
+    ("in_use", "pinged", "answered", "verdict"),
+    [
+        (True, 1.04, 1.03, "in use"),
+        (True, None, None, "in use"),
+        (True, 0.2, 2.3, "in use, waiting for an answer"),
+        (True, 2.2, 4.3, "in use, no answer"),
+        (False, None, None, "not tried"),
+        (False, 0.2, None, "waiting for an answer"),
+        (False, 4.2, None, "no answer"),
+        (False, 4.2, 66.0, "no answer"),
+        (False, 66.0, 65.9, "answers, not as good"),
+        (False, 7.801, 7.802, "answers, not as good"),
+    ],
+)
+def test_the_verdict_on_a_candidate(
+    in_use: bool, pinged: float | None, answered: float | None, verdict: str
+) -> None:
+    one = candidate("203.0.113.7:41641", InUse=in_use, LastPingAgo=pinged, LastPongAgo=answered)
+    assert list(describe_paths(paths(Candidates=[one])))[-1].endswith(f"  1280  {verdict}")
+
+
+def test_a_peer_that_is_offline() -> None:
+    assert list(describe_paths(paths(Online=False)))[1] == "The coordinator says that it is offline."
+
+
 def test_a_relayed_peer_and_why() -> None:
     shown = paths(
         Direct=False, Active=False, Destinations=["DERP(fra)"], RelayReason="idle", HomeRelay="", Name="nas"
@@ -93,7 +120,7 @@ def test_nowhere_to_go() -> None:
 
 
 def test_a_peer_without_disco() -> None:
-    shown = {name: paths()[name] for name in ("Name", "PublicKey", "TailscaleIPs", "HomeRelay")}
+    shown = {name: paths()[name] for name in ("Name", "PublicKey", "TailscaleIPs", "Online", "HomeRelay")}
     assert list(describe_paths(shown | {"SpeaksDisco": False}))[1] == (
         "It does not speak disco: WireGuard's handshakes alone decide where data goes."
     )
@@ -129,7 +156,7 @@ def test_a_derp_map() -> None:
     }
     assert list(debug_derp_map.describe_region(region)) == [
         "4 fra (Frankfurt), never a home",
-        "    4a: derp4a.example [192.0.2.4, none], DERP port 443, STUN port 3478",
+        "    4a: derp4a.example [192.0.2.4], DERP port 443, STUN port 3478",
         "    4b: stun.example, STUN port 3479",
         "    4c: 192.0.2.5, DERP port 8443, no STUN, certificate not checked",
     ]

@@ -74,6 +74,7 @@ async def shell(
     await join(nas, coordinator, "nas")
     await wait_until(lambda: len(one.backend.wireguard_peers) == 1)
     (peer,) = one.backend.wireguard_peers
+    await wait_until(lambda: one.backend.status()["Peer"][str(peer.public_key)]["Online"])
     path = tmp_path / "run" / "meshnode.sock"
     diagnostics = Diagnostics(one.backend, one.tunnel, Tsmp("lo", os.urandom), "lo")
     api = LocalAPI(one.backend, diagnostics, lambda: None)

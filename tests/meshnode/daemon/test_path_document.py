@@ -54,6 +54,7 @@ PEER = {
     "Name": "node2",
     "PublicKey": str(key(2)),
     "TailscaleIPs": ["100.64.0.2", "fd7a:115c:a1e0::2"],
+    "Online": True,
     "HomeRelay": "fra",
 }
 
