@@ -18,6 +18,7 @@ from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
 from derp.client import ClientEvent, Disconnected, RelayClient
 from derp.client_core import Connected, PacketReceived, Restarting
+from derp.dial import DialOptions
 from derp.relay_node import RelayNode
 from meshnode.relay_nodes import relay_nodes
 from meshproto.keys import NodePrivate
@@ -37,10 +38,10 @@ REGION = 999
 class Client:
     """A relay client that remembers its events."""
 
-    def __init__(self, key: NodePrivate, nodes: tuple[RelayNode, ...]) -> None:
+    def __init__(self, key: NodePrivate, nodes: tuple[RelayNode, ...], options: DialOptions | None) -> None:
         self.events: list[ClientEvent] = []
         self._news = asyncio.Event()
-        self.relay = RelayClient(key, nodes, self._on_event)
+        self.relay = RelayClient(key, nodes, self._on_event, options=options)
 
     def _on_event(self, event: ClientEvent) -> None:
         self.events.append(event)
@@ -58,8 +59,10 @@ class Client:
 
 
 @asynccontextmanager
-async def relaying(key: NodePrivate, nodes: tuple[RelayNode, ...]) -> AsyncIterator[Client]:
-    client = Client(key, nodes)
+async def relaying(
+    key: NodePrivate, nodes: tuple[RelayNode, ...], options: DialOptions | None = None
+) -> AsyncIterator[Client]:
+    client = Client(key, nodes, options)
     task = asyncio.create_task(client.relay.run())
     try:
         yield client
