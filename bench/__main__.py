@@ -1,8 +1,15 @@
-"""`make bench`: every benchmark there is. So far that is one: the tunnel against wireguard-go."""
+"""`make bench`: the tunnel against wireguard-go, and a relay under load, in clear and with TLS."""
 
 from __future__ import annotations
 
-from bench import tunnel
+import argparse
+
+from bench import relay, tunnel
 
 if __name__ == "__main__":
-    tunnel.main()
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="lines of JSON instead of tables")
+    common = ["--json"] if parser.parse_args().json else []
+    tunnel.main(common)
+    relay.main(common)
+    relay.main([*common, "--tls"])

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ class Relay:
 
     node: RelayNode
     pid: int
+    log: str = ""
+    """What it has said so far."""
 
     def resident_kib(self) -> int:
         """Memory that it uses."""
@@ -68,19 +70,23 @@ class Relay:
 
 
 @contextmanager
-def our_relay(*, uses_tls: bool) -> Iterator[Relay]:
-    """`python -m derp` on a port of this machine."""
+def our_relay(*, uses_tls: bool, options: Sequence[str] = ()) -> Iterator[Relay]:
+    """`python -m derp` on a port of this machine, with more options if need be."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "derp", "--listen", "127.0.0.1:0", "--key-file", f"{directory}/key"]
+        command += options
         if uses_tls:
             made = Certificate.make(Path(directory))
             command += ["--certificate", str(made.chain), "--certificate-key", str(made.key)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stderr is not None
-                found = re.search(r"relaying on \S+:(\d+)", process.stderr.readline())
-                assert found is not None
-                yield Relay(RelayNode("127.0.0.1", int(found[1]), uses_tls=uses_tls), process.pid)
+                log = ""
+                while (found := re.search(r"relaying on \S+:(\d+)", log)) is None:
+                    line = process.stderr.readline()
+                    assert line, log
+                    log += line
+                yield Relay(RelayNode("127.0.0.1", int(found[1]), uses_tls=uses_tls), process.pid, log)
             finally:
                 process.terminate()
 
@@ -267,9 +273,10 @@ def _beside_a_deaf_client(
     return stream, max(settled) - settled[0]
 
 
-def show(console: Console, measured: Measured) -> None:
+def show(console: Console, measured: Measured, *, uses_tls: bool) -> None:
     """The table for a person."""
-    table = Table(title=f"One relay, {measured.clients} clients, packets of {PACKET_SIZE} bytes")
+    kind = "with TLS" if uses_tls else "in clear"
+    table = Table(title=f"One relay, {kind}, {measured.clients} clients, packets of {PACKET_SIZE} bytes")
     table.add_column("what")
     table.add_column("figure", justify="right")
     table.add_row("forwarded between two clients", f"{measured.packets_per_s:,.0f} packets/s")
@@ -283,8 +290,14 @@ def show(console: Console, measured: Measured) -> None:
     console.print(table)
 
 
-def main() -> None:
-    """Measure and print."""
+def allow_many_files() -> None:
+    """Each client is an open file of ours, and one of the relay's."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print, as `argv` or the command line says."""
     parser = argparse.ArgumentParser(prog="python -m bench.relay", description=__doc__)
     parser.add_argument("--clients", type=int, default=1000, help="idle clients (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: %(default)s)")
@@ -292,11 +305,10 @@ def main() -> None:
     parser.add_argument("--url", help="a relay that already runs, such as http://127.0.0.1:3340")
     parser.add_argument("--pid", type=int, help="its process, on this machine")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if (options.url is None) != (options.pid is None):
         parser.error("--url and --pid belong together")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_many_files()
     console = Console(stderr=options.json)
     with ExitStack() as stack:
         if options.url is None:
@@ -307,7 +319,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"bench": "relay", "tls": relay.node.uses_tls, **vars(measured)}))
     else:
-        show(console, measured)
+        show(console, measured, uses_tls=relay.node.uses_tls)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -135,14 +135,14 @@ def show(console: Console, records: list[dict[str, float]]) -> None:
     console.print(table)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print, as `argv` or the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tunnel", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON line per MTU instead of the table")
     parser.add_argument("--mtu", type=int, nargs="+", default=[1280, 1420])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="length of each transfer")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     console = Console(stderr=arguments.json)
     records = []
     for mtu in arguments.mtu:

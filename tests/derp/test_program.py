@@ -14,9 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
-from bench.relay import measure, our_relay
 from derp.app import CannotStart, read_rate_file
 from derp.cli import main
 from derp.client import Disconnected
@@ -225,13 +223,3 @@ async def test_rates_are_read_again(key_file: Path, tmp_path: Path) -> None:
                 alice.send(bob, bytes(60_000))
             await bob.wait_for_packets(4)
             assert asyncio.get_running_loop().time() - started > 0.3
-
-
-def test_many_clients_and_one_that_does_not_read() -> None:
-    """`python -m bench.relay` in small: a client that does not read costs others nothing, and no memory."""
-    with our_relay(uses_tls=False) as relay:
-        measured = measure(relay, clients=100, seconds=1.0, console=Console(quiet=True))
-    assert measured.kept > 200
-    assert measured.lost == 0
-    assert measured.growth_kib < 4096
-    assert 0 < measured.idle_kib < 40
