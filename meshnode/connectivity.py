@@ -237,7 +237,9 @@ class Connectivity:
                 now=now,
             )
             paths = self._engine.paths
-            paths.set_reachability(has_derp=self._relays.home != 0, has_udp=report is None or report.udp)
+            # Where no relay answers in any way, nobody knows whether UDP would pass.
+            has_udp = report is None or report.udp or not report.region_latency
+            paths.set_reachability(has_derp=self._relays.home != 0, has_udp=has_udp)
             paths.set_own_endpoints(
                 [one.address for one in endpoints],
                 now,

@@ -66,8 +66,8 @@ def _connectivity(network_map: NetworkMap, relay_problem: str, net_info: NetInfo
         yield f"The home relay cannot be reached: {relay_problem}"
     elif has_relays and net_info is not None and not net_info.preferred_derp:
         yield NO_RELAYS
-    if net_info is not None and net_info.working_udp is False:
-        yield UDP_BLOCKED
+    elif net_info is not None and net_info.working_udp is False:
+        yield UDP_BLOCKED  # relays answer, but none over UDP; where none answers at all, nobody knows
 
 
 def _told(network_map: NetworkMap, wall: float) -> Iterator[str]:

@@ -83,7 +83,14 @@ UNREACHABLE = "The home relay cannot be reached: fra: connection refused"
         ({"net_info": NetInfo(preferred_derp=4)}, ()),
         ({"net_info": FINE, "relay_problem": "fra: connection refused"}, (UNREACHABLE,)),
         ({"net_info": NetInfo(working_udp=False, preferred_derp=4)}, (UDP_BLOCKED,)),
-        ({"net_info": NetInfo(working_udp=False)}, (NO_RELAYS, UDP_BLOCKED)),
+        ({"net_info": NetInfo(working_udp=False)}, (NO_RELAYS,)),
+        (
+            {
+                "net_info": NetInfo(working_udp=False, preferred_derp=4),
+                "relay_problem": "fra: connection refused",
+            },
+            (UNREACHABLE,),
+        ),
         ({"net_info": NetInfo(), "relay_problem": "fra: connection refused"}, (UNREACHABLE,)),
         ({"network_map": None, "net_info": NetInfo(), "relay_problem": "fra: connection refused"}, ()),
         ({"network_map": NetworkMap(self_node=node(1)), "net_info": NetInfo(working_udp=True)}, ()),
