@@ -173,9 +173,13 @@ class _Check:
             beside = []
             if self._machine.is_full and probe_port_mappers is not None:
                 beside.append(start(self._ask_port_mappers(probe_port_mappers)))
-            if self._machine.is_full:
-                beside.append(start(self._look_for_portal(portal_witnesses(regions, home), verbose=verbose)))
+            witnesses = portal_witnesses(regions, home) if self._machine.is_full else []
+            portal = start(self._look_for_portal(witnesses))
             await self._measure(regions, start)
+            if verbose or not self._machine.report.udp:
+                beside.append(portal)
+            else:
+                portal.cancel()
             if beside:
                 await asyncio.wait(beside, timeout=deadline - time.monotonic())
             for task in tasks:
@@ -272,11 +276,11 @@ class _Check:
         report = self._machine.report
         report.upnp, report.pmp, report.pcp = found.upnp, found.pmp, found.pcp
 
-    async def _look_for_portal(self, witnesses: Sequence[DERPNode], *, verbose: bool) -> None:
+    async def _look_for_portal(self, witnesses: Sequence[DERPNode]) -> None:
         """Errors are no portals, but where nobody answers nothing is known either."""
-        await asyncio.sleep(PORTAL_AFTER_S)
-        if not witnesses or (self._machine.report.udp and not verbose):
+        if not witnesses:
             return
+        await asyncio.sleep(PORTAL_AFTER_S)
         seen = await asyncio.gather(*(self._sees_portal(node.ipv4) for node in witnesses))
         answered = [one for one in seen if one is not None]
         if answered:

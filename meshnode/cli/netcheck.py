@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import sys
@@ -169,7 +168,7 @@ def _problem(report: Report, derp_map: DERPMap) -> str:
 
 
 def _mark(own: socket.socket) -> None:
-    """Keep out of the tunnel of an exit node, as far as we may: that takes CAP_NET_ADMIN."""
+    """Keep out of the tunnel of an exit node, as far as we may: that takes CAP_NET_ADMIN or CAP_NET_RAW."""
     with suppress(PermissionError):
         own.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FWMARK)
 
@@ -180,12 +179,12 @@ def _mark(own: socket.socket) -> None:
 def _from_daemon(client: LocalClient) -> DERPMap:
     """The map that the coordinator gave this node. Raises CommandError."""
     try:
-        document = client.derp_map()
+        data = client.derp_map()
     except AccessDenied:
         raise
     except CommandError as error:
         raise CommandError(f"{error}; or name relays with --derp-map") from error
-    return _decoded(json.dumps(document).encode(), f"the daemon at {client.path}")
+    return _decoded(data, f"the daemon at {client.path}")
 
 
 def _from_place(place: str) -> DERPMap:

@@ -281,7 +281,8 @@ async def test_strangers_are_ignored() -> None:
 async def test_a_check_that_is_called_off_leaves_nothing_behind() -> None:
     before = asyncio.all_tasks()
     with silent_port() as silent, Node() as own:
-        checking = asyncio.create_task(own.check(map_of(node("1a", stun_port=silent))))
+        relay = node("1a", stun_port=silent, can_port80=True)
+        checking = asyncio.create_task(own.check(map_of(relay)))
         await asyncio.sleep(0.05)
         assert len(asyncio.all_tasks() - before) > 1
         checking.cancel()
