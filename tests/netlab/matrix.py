@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,9 +50,12 @@ class Matrix:
         for right in dict.fromkeys(right for _, right in pairs):
             self.mesh.add(f"b-{right}", KINDS[right].site)
 
-    def run(self) -> Iterator[tuple[Pair, Meeting]]:
-        """Every pair once, as they end. Between two runs everything has to be started anew."""
-        for batch in disjoint(list(self._meetings)):
+    def run(self, pairs: Iterable[Pair] | None = None) -> Iterator[tuple[Pair, Meeting]]:
+        """Every pair, or only these of them, once, as they end.
+
+        Before a pair meets again the nodes have to be started anew.
+        """
+        for batch in disjoint(list(self._meetings if pairs is None else pairs)):
             with ThreadPoolExecutor(self._jobs) as executor:
                 for pair, meeting in zip(batch, executor.map(self._meet, batch), strict=True):
                     self._meetings[pair].append(meeting)

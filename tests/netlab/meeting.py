@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.netlab.nat import Mapping
+from tests.netlab.nat import Filtering, Mapping
 from tests.netlab.natmesh import Member
 from tests.netlab.networks import Kind
 from tests.netlab.router import Egress
+from tests.netlab.sites import Site
 
 EASY_LIMIT = 1.0
 """Seconds within which the median easy pair is direct."""
@@ -62,6 +63,13 @@ def is_hard(kind: Kind) -> bool:
     """Whether the outer port depends on the destination. A carrier's NAT never makes that better."""
     nat = kind.site.nat
     return nat is not None and nat.behaviour.mapping is not Mapping.ENDPOINT_INDEPENDENT
+
+
+def takes_any_port(site: Site) -> bool:
+    """Whether a packet from an address that was sent to comes in, from whatever port."""
+    if site.carrier is not None:
+        return False
+    return site.nat is None or site.nat.behaviour.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
 
 
 @dataclass(frozen=True)
@@ -141,10 +149,11 @@ def technique(paths: list[dict[str, Any]], members: list[Member]) -> str:
         return "spray"
     if any(one is not None and one["Kind"] == "peer-relay" for one in used):
         return "peer relay"
-    found = []
-    for one, peer in zip(used, reversed(members), strict=True):
-        if one is not None:
-            found.append(_how_known(one, peer.status()["Self"]["Addrs"] or []))
+    found = [
+        _how_known(one, member, peer)
+        for one, member, peer in zip(used, members, reversed(members), strict=True)
+        if one is not None
+    ]
     return next(
         (how for how in ("predicted port", "learned port") if how in found), found[0] if found else ""
     )
@@ -154,14 +163,19 @@ def _used(path: dict[str, Any]) -> dict[str, Any] | None:
     return next((candidate for candidate in path["Candidates"] if candidate["InUse"]), None)
 
 
-def _how_known(candidate: dict[str, Any], advertised: Iterable[str]) -> str:
+def _how_known(candidate: dict[str, Any], member: Member, peer: Member) -> str:
+    """An address that the peer did not name can only be known from a ping that came from there.
+
+    Where a filter lets in nothing from a port that nothing was sent to, such a ping proves that a probe was
+    sent there before, and thus that the port was predicted.
+    """
     address = candidate["Path"]
-    if address in advertised:
+    if address in (peer.status()["Self"]["Addrs"] or []):
         host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
         if host.version == 6:
             return "IPv6"
         return "local address" if host.is_private else "advertised"
-    return "predicted port" if "call" in candidate["Origins"] else "learned port"
+    return "learned port" if takes_any_port(member.place.site) else "predicted port"
 
 
 def reason(paths: list[dict[str, Any]]) -> str:
