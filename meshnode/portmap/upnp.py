@@ -133,7 +133,7 @@ class Upnp:
                     body = await self._fetch(http, "GET", url, igd.MAX_DESCRIPTION)
                     services += igd.mapping_services(body, url)
                 except (MappingFailed, igd.MalformedXML, aiohttp.ClientError, TimeoutError) as error:
-                    failure = MappingFailed(f"the gateway's description: {error or 'no answer in time'}")
+                    failure = MappingFailed(f"the gateway's description: {str(error) or 'no answer in time'}")
         if not services and failure:
             raise failure
         return services[: igd.MAX_SERVICES]

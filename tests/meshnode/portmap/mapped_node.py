@@ -1,8 +1,8 @@
 """A UDP port that a PortMapper maps, in a host of the lab, and the handle for it.
 
-Run in the host as `python -m tests.meshnode.portmap.mapped_node GATEWAY SELF PORT TIMINGS`, TIMINGS as JSON. It
-writes a line of JSON whenever something happens: what the port is mapped to, or a datagram that came. At
-SIGTERM it gives the mapping back and ends.
+Run in the host as `python -m tests.meshnode.portmap.mapped_node PORT TIMINGS`; TIMINGS is JSON. The gateway is
+that of the host's default route, as a node has it. It writes a line of JSON whenever something happens: what
+the port is mapped to, or a datagram that came. At SIGTERM it gives the mapping back and ends.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import signal
 import socket
 import sys
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import Any, cast
 
 import uvloop
 
 from meshnode.linux.marks import FWMARK
+from meshnode.linux.netmon import NetworkMonitor
+from meshnode.linux.netstate import NetworkState
 from meshnode.portmap import PortMapper
 from meshnode.portmap.timing import DEFAULT
 from tests.netlab import Host, wait_for
@@ -30,8 +31,8 @@ SO_MARK = 36
 class MappedNode:
     """The program on a host. `timings` are those of `meshnode.portmap.timing.Timings` that differ."""
 
-    def __init__(self, host: Host, gateway: str, port: int, *, self_ip: str, **timings: object) -> None:
-        words = [gateway, self_ip, str(port), json.dumps(timings)]
+    def __init__(self, host: Host, port: int, **timings: object) -> None:
+        words = [str(port), json.dumps(timings)]
         module = "tests.meshnode.portmap.mapped_node"
         log = f"mapped-node-{len(host.started)}"
         self.process = host.popen(sys.executable, "-m", module, *words, log=log)
@@ -45,8 +46,8 @@ class MappedNode:
         """The newest event's value of this key, or None."""
         return next((event[key] for event in reversed(self.events()) if key in event), None)
 
-    def wait_for_external(self, timeout: float = 10.0) -> tuple[str, str]:
-        """The address and port outside, and the protocol, once there are."""
+    def wait_for_external(self, timeout: float = 30.0) -> tuple[str, str]:
+        """The address and port outside, and the protocol, once there are; on a busy machine not at once."""
         wait_for(lambda: self.last("external"), timeout, what="a port mapping")
         return self.last("external"), self.last("service")
 
@@ -75,7 +76,7 @@ class Port(asyncio.DatagramProtocol):
         self.transport.sendto(data, addr)
 
 
-async def main(gateway: str, self_ip: str, port: str, timings: str) -> None:
+async def main(port: str, timings: str) -> None:
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, done.set)
@@ -86,9 +87,15 @@ async def main(gateway: str, self_ip: str, port: str, timings: str) -> None:
         say(external=str(external) if external else None, service=mapper.service)
 
     mapper = PortMapper(mark=mark, entropy=os.urandom, on_change=tell, timings=replace(DEFAULT, **changes))
-    where = IPv4Address(gateway), IPv4Address(self_ip)
+
+    def configure(state: NetworkState) -> None:
+        gateway, self_ip = state.gateway_v4 or (None, None)
+        mapper.configure(gateway=gateway, self_ip=self_ip, local_port=int(port))
+
+    monitor = NetworkMonitor("mesh0", on_change=configure)
     transport, _ = await loop.create_datagram_endpoint(Port, local_addr=("0.0.0.0", int(port)))
-    mapper.configure(gateway=where[0], self_ip=where[1], local_port=int(port))
+    await monitor.start()
+    configure(monitor.state)
     began = loop.time()
     probed = await mapper.probe()
     say(upnp=probed.upnp, pmp=probed.pmp, pcp=probed.pcp, seconds=loop.time() - began)
@@ -98,6 +105,7 @@ async def main(gateway: str, self_ip: str, port: str, timings: str) -> None:
             problem = mapper.problem
             say(problem=problem)
         await asyncio.wait([asyncio.create_task(done.wait())], timeout=0.2)
+    await monitor.close()
     await mapper.close()
     transport.close()
     say(closed=True)

@@ -88,8 +88,8 @@ class Home:
         server.start()
         return server
 
-    def map(self, *, host: Host | None = None, self_ip: str = NODE, **timings: object) -> MappedNode:
-        node = MappedNode(host or self.node, GATEWAY, PORT, self_ip=self_ip, **timings)
+    def map(self, *, host: Host | None = None, **timings: object) -> MappedNode:
+        node = MappedNode(host or self.node, PORT, **timings)
         self.nodes.append(node)
         return node
 
@@ -183,7 +183,7 @@ def test_a_gateway_that_restarts_unheard_maps_again(home: Home, services: Servic
 
 def test_a_port_that_another_host_has_mapped_is_not_taken(home: Home) -> None:
     home.serve()
-    first = home.map(host=home.other, self_ip="192.168.50.3")
+    first = home.map(host=home.other)
     one, _ = first.wait_for_external()
     second = home.map()
     two, _ = second.wait_for_external()
@@ -207,11 +207,24 @@ def test_the_mapping_of_a_node_that_crashed_is_taken_over(home: Home, services: 
     node.stop()
 
 
+def test_a_mapping_moves_with_the_node(home: Home) -> None:
+    server = home.serve(Service.PCP)
+    node = home.map()
+    node.wait_for_external()
+    home.node.set_addresses("eth0", ["192.168.50.9/24"])
+    home.node.add_default_routes([GATEWAY])
+    wait_for(lambda: "192.168.50.9:" in server.mappings(), what="a mapping to the new address")
+    wait_for(lambda: node.last("external"), what="the news of it")
+    home.assert_reachable(node.last("external"), "here", node)
+    home.node.link_down()
+    wait_for(lambda: not node.last("external"), what="the news that there is no network")
+    node.stop()
+
+
 def test_a_gateway_behind_another_nat_maps_nothing(home: Home) -> None:
     home.router.set_addresses("wan", ["192.168.1.20/24"])
     home.serve()
     node = home.map()
     wait_for(lambda: node.last("problem"), 15, what="the reason")
-    print(node.last("problem"))
     assert node.last("external") is None
     node.stop()
