@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -154,7 +155,7 @@ class Connectivity:
                 async with asyncio.timeout(random.uniform(RESTUN_MIN_S, RESTUN_MAX_S)):
                     await self._wanted.wait()
             except TimeoutError:
-                if self._engine.paths.is_active(self._loop.time()):
+                if self._engine.paths.is_active(monotonic()):
                     return
 
     async def _measure(self, derp_map: DERPMap) -> None:
@@ -237,8 +238,8 @@ class Connectivity:
                 now=now,
             )
             paths = self._engine.paths
-            # Where no relay answers in any way, nobody knows whether UDP would pass.
-            has_udp = report is None or report.udp or not report.region_latency
+            # Where not even the home relay is there, nobody knows whether UDP would pass.
+            has_udp = report is None or report.udp or self._relays.failure() != ""
             paths.set_reachability(has_derp=self._relays.home != 0, has_udp=has_udp)
             paths.set_own_endpoints(
                 [one.address for one in endpoints],
