@@ -11,9 +11,8 @@ from derp.client_core import ClientCore, Event, RelaySilent
 from derp.client_stream import ClientStream, PlainStream, WebSocketStream
 from derp.errors import CannotConnect, UpgradeRefused, reason_of
 from derp.frames import FrameError
-from derp.liveness import STALLED_S
 from derp.relay_node import RelayNode
-from derp.tcp_info import is_stalled
+from derp.tcp_info import delivery, position
 from meshproto.keys import NodePublic
 
 WRITE_HIGH_WATER = 64 * 1024
@@ -46,6 +45,7 @@ class ClientConnection(asyncio.Protocol):
         self._stream: ClientStream | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._flush_soon: asyncio.Handle | None = None
+        self._asked_until = 0  # the position of TCP behind the last ping
         self._reason = ""
 
     def begin(self, ideal_node: str, *, over_websocket: bool) -> ClientCore:
@@ -162,12 +162,16 @@ class ClientConnection(asyncio.Protocol):
         if self.core is None or self._transport is None:
             return
         try:
-            self.core.handle_timeout(self.loop.time(), is_stalled(self._transport, STALLED_S))
+            is_asking = self.core.handle_timeout(
+                self.loop.time(), delivery(self._transport, self._asked_until)
+            )
         except FrameError as error:
             self.fell_silent = isinstance(error, RelaySilent)
             self.end(str(error))
-        else:
-            self._flush()
+            return
+        self._flush()
+        if is_asking and self._transport is not None:
+            self._asked_until = position(self._transport)
 
 
 def _announced_key(transport: asyncio.Transport) -> NodePublic | None:

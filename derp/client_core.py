@@ -15,7 +15,7 @@ from derp import frames
 from derp.buckets import TokenBucket
 from derp.drops import DropReason, Kind
 from derp.frames import MAX_CLIENT_FRAME_SIZE, PING_SIZE, FrameError, FrameReader, FrameType, PeerPresent
-from derp.liveness import Liveness, Verdict
+from derp.liveness import Delivery, Liveness, Verdict
 from derp.login import ClientInfo, Entropy, ServerInfo, open_server_info_untrusted, seal_client_info
 from derp.outbox import Outbox
 from meshproto.keys import KEY_SIZE, NodePrivate, NodePublic
@@ -156,25 +156,26 @@ class ClientCore:
             return self._started + LOGIN_TIMEOUT_S
         return self._liveness.next_timeout()
 
-    def handle_timeout(self, now: float, is_stalled: bool = False) -> None:
-        """Ask the relay whether it is there. Raises FrameError when it has not answered for too long.
+    def handle_timeout(self, now: float, ping: Delivery = Delivery.DELIVERED) -> bool:
+        """Whether a ping has been added to what must be sent. Raises FrameError when the relay is silent.
 
-        `is_stalled` is what TCP knows (see `liveness`).
+        `ping` is what TCP knows of the last such ping (see `liveness`).
         """
         if not self.is_connected:
             if now >= self.next_timeout():
                 raise FrameError("the relay does not answer the login")
-            return
-        match self._liveness.handle_timeout(now, is_stalled):
-            case Verdict.ASK:
-                self._liveness_ping = self._entropy(PING_SIZE)
-                self.ping(self._liveness_ping)
-            case Verdict.GIVE_UP:
-                raise RelaySilent("the relay does not answer any more")
+            return False
+        verdict = self._liveness.handle_timeout(now, ping)
+        if verdict is Verdict.GIVE_UP:
+            raise RelaySilent("the relay does not answer any more")
+        if verdict is Verdict.ASK:
+            self._liveness_ping = self._entropy(PING_SIZE)
+            self.ping(self._liveness_ping)
+        return verdict is Verdict.ASK
 
     def doubt(self, now: float) -> None:
         """Ask the relay whether it is there at the next `handle_timeout`, which is due at once."""
-        self._liveness.ask_now(now)
+        self._liveness.doubt(now)
 
     # What the node wants. A raw key is 32 bytes.
 

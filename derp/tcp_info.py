@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 
-_TCP_INFO_SIZE = 104
+from derp.liveness import STALLED_S, Delivery
+
+_SIZE = 128
 _RETRANSMITS = 2  # u8: tries in a row of what is unanswered
-_LAST_ACK_RECEIVED = 56  # u32: milliseconds ago
+_LAST_ACK_RECEIVED = struct.Struct("=56xI")  # milliseconds ago
+_BYTES_ACKED = struct.Struct("=120xQ")
+_INT = struct.Struct("=i")
 
 
-def is_stalled(transport: asyncio.BaseTransport, for_s: float) -> bool:
-    """Whether TCP is repeating itself, and nothing at all has come from the other end for so many seconds.
+def position(transport: asyncio.Transport) -> int:
+    """How many bytes will have been acknowledged when all that is written so far is; 0 if that is unknown."""
+    sock = _tcp_socket(transport)
+    info = _info(sock)
+    if sock is None or not info:
+        return 0
+    queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+    acknowledged: int = _BYTES_ACKED.unpack_from(info)[0]
+    unacknowledged: int = _INT.unpack(queued)[0]
+    return acknowledged + unacknowledged + transport.get_write_buffer_size()
 
-    A second repetition is enough by itself: when a path is cut in one direction only, the other end goes on
-    talking, without acknowledging anything new. False when nothing can be told.
+
+def delivery(transport: asyncio.Transport, until: int) -> Delivery:
+    """What became of the bytes up to `until`, a `position`.
+
+    TCP has stalled when it repeats itself and nothing at all has come for STALLED_S. A second repetition is
+    enough by itself: when a path is cut in one direction only, the other end goes on talking, without
+    acknowledging anything new.
     """
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-    except OSError:
-        return False
-    if len(info) < _LAST_ACK_RECEIVED + 4:
-        return False
-    (last_ack_ms,) = struct.unpack_from("=I", info, _LAST_ACK_RECEIVED)
+    info = _info(_tcp_socket(transport))
+    if not info or _BYTES_ACKED.unpack_from(info)[0] >= until:
+        return Delivery.DELIVERED
     repeated = info[_RETRANSMITS]
-    return repeated >= 2 or (repeated == 1 and bool(last_ack_ms >= for_s * 1000))
+    is_silent = _LAST_ACK_RECEIVED.unpack_from(info)[0] >= STALLED_S * 1000
+    return Delivery.STALLED if repeated >= 2 or (repeated == 1 and is_silent) else Delivery.UNDERWAY
+
+
+def _tcp_socket(transport: asyncio.Transport) -> socket.socket | None:
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    return sock
+
+
+def _info(sock: socket.socket | None) -> bytes:
+    """Empty if there is none."""
+    if sock is None:
+        return b""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+    except OSError:
+        return b""
+    return info if len(info) == _SIZE else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from derp.client_core import (
 )
 from derp.drops import DropReason, Kind
 from derp.frames import FrameError, FrameType, PeerPresent
+from derp.liveness import Delivery
 from derp.login import ClientInfo, ServerInfo, open_client_info_untrusted, seal_server_info
 from tests.derp.keys import ALICE, BOB, RELAY, zeros
 from tests.derp.relay_sim import DISCO
@@ -212,19 +214,31 @@ def test_relay_that_is_cut_off_while_we_send() -> None:
     assert core.data_to_send() == frames.ping(bytes(8))
     assert core.next_timeout() == 21.3
     with pytest.raises(RelaySilent, match="does not answer any more"):
-        core.handle_timeout(21.3, is_stalled=True)
+        core.handle_timeout(21.3, Delivery.STALLED)
 
 
-def test_relay_whose_host_still_takes_what_we_send_has_longer() -> None:
+def when_given_up(ping: Callable[[float], Delivery]) -> float:
+    """When a relay is, to which we send from 20 s on, and that says nothing."""
     core = connected()
     core.send_packet(BOB.public, b"packet", 20.0)
-    now = 20.5
-    while now < 24.5:
-        core.handle_timeout(now)
+    while True:
         now = core.next_timeout()
-    assert now == 24.5
-    with pytest.raises(RelaySilent):
-        core.handle_timeout(now)
+        try:
+            core.handle_timeout(now, ping(now))
+        except RelaySilent:
+            return now
+
+
+def test_relay_whose_host_takes_what_we_send_has_longer() -> None:
+    assert when_given_up(lambda _: Delivery.STALLED) == 21.3
+    assert when_given_up(lambda _: Delivery.DELIVERED) == 24.3
+    assert when_given_up(lambda now: Delivery.UNDERWAY if now < 25 else Delivery.STALLED) == pytest.approx(
+        25.3
+    )
+    assert when_given_up(lambda now: Delivery.UNDERWAY if now < 30 else Delivery.DELIVERED) == pytest.approx(
+        33.3, 0.1
+    )
+    assert when_given_up(lambda _: Delivery.UNDERWAY) == 50.5
 
 
 def test_any_frame_shows_that_the_relay_is_there() -> None:
@@ -232,7 +246,7 @@ def test_any_frame_shows_that_the_relay_is_there() -> None:
     core.send_packet(BOB.public, b"packet", 20.0)
     core.handle_timeout(20.5)
     core.receive_data(frames.recv_packet(BOB.public.raw, b"answer"), 20.6)
-    core.handle_timeout(21.3, is_stalled=True)
+    core.handle_timeout(21.3, Delivery.STALLED)
     assert core.next_timeout() == 50.6
     assert core.heard_at == 20.6
 
