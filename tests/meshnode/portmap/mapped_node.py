@@ -1,8 +1,8 @@
 """A UDP port that a PortMapper maps, in a host of the lab, and the handle for it.
 
-Run in the host as `python -m tests.meshnode.portmap.mapped_node PORT TIMINGS`; TIMINGS is JSON. The gateway is
-that of the host's default route, as a node has it. It writes a line of JSON whenever something happens: what
-the port is mapped to, or a datagram that came. At SIGTERM it gives the mapping back and ends.
+Run in the host as `python -m tests.meshnode.portmap.mapped_node PORT TIMINGS`; TIMINGS is JSON. The gateway
+is that of the host's default route, as a node has it. It writes a line of JSON whenever something happens:
+what the port is mapped to, or a datagram that came. At SIGTERM it gives the mapping back and ends.
 """
 
 from __future__ import annotations
