@@ -157,7 +157,7 @@ class LinuxTunnel:
     def path_status(self, peer: NodePublic) -> PathStatus | None:
         """See Tunnel."""
         try:
-            return self._engine.paths.status(peer, asyncio.get_running_loop().time())
+            return self._engine.paths.status(peer, time.monotonic())
         except KeyError:
             return None
 
@@ -205,7 +205,7 @@ class LinuxTunnel:
 
     def _traffic_of(self, peer: NodePublic) -> Traffic:
         stats = self._engine.device.stats(peer)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         via = self._engine.paths.confirmed(peer)
         return Traffic(
             rx_bytes=stats.rx_bytes,

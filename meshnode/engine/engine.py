@@ -3,6 +3,9 @@
 It decides nothing about the protocol. Each turn reads until empty or to a budget, hands what came to the
 device, and ends with `_finish_turn`: events to the paths, datagrams to the network, the timer to the next
 deadline.
+
+The time is the system's monotonic clock, which both event loops count in too, but uvloop's in whole
+milliseconds, and it stands still during a turn: too coarse to compare paths by.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 
 from meshnode.dataplane import RECEIVE_BUFFER_SIZE, TUN_BUFFER_SIZE, DropReason
@@ -122,7 +126,7 @@ class Engine:
         for sock in self._udp.sockets:
             self._loop.add_reader(sock.fileno(), self._on_udp_readable, sock)
         self._resume_tun()
-        self._finish_turn(self._loop.time())
+        self._finish_turn(monotonic())
 
     async def close(self) -> None:
         """Stop, and close the TUN and the sockets: the interface goes. Safe to call again."""
@@ -167,7 +171,7 @@ class Engine:
         Declarative; sessions and confirmed paths of peers that stay are kept. Raises ValueError as
         `Device.set_peers`.
         """
-        now = self._loop.time()
+        now = monotonic()
         self.device.set_private_key(private_key)
         self.device.set_peers(peers, now)
         self.paths.set_node_key(private_key.public)
@@ -184,21 +188,21 @@ class Engine:
 
     def initiate(self, peer: NodePublic) -> None:
         """Start a handshake with `peer` because the path changed. Raises KeyError for an unknown one."""
-        now = self._loop.time()
+        now = monotonic()
         self.device.initiate(peer, now)
         self._finish_turn(now)
 
     @contextmanager
     def turn(self) -> Iterator[float]:
         """For whoever calls `paths` from outside: gives the time, and sends what came of it afterwards."""
-        now = self._loop.time()
+        now = monotonic()
         yield now
         self._finish_turn(now)
 
     # --- from the tunnel ---
 
     def _on_tun_readable(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         read_into, buffer, outbox = self._tun.read_into, self._tun_buffer, self._outbox
         encapsulate, destinations = self.device.encapsulate, self.paths.destinations
         try:
@@ -223,7 +227,7 @@ class Engine:
 
     def _on_udp_readable(self, sock: UdpSocket, aux: int | None = None) -> None:
         """`aux` is the number of an auxiliary socket."""
-        now = self._loop.time()
+        now = monotonic()
         received = self._receive_buffer
         for _ in range(READ_BUDGET):
             datagrams = sock.receive_into(received)
@@ -267,7 +271,7 @@ class Engine:
 
     def receive_relayed(self, region_id: int, source: NodePublic, packet: bytes) -> None:
         """A DERP relay of the region brought a packet of `source`."""
-        now = self._loop.time()
+        now = monotonic()
         if classify_relayed(packet) is Protocol.DISCO:
             self.paths.receive_derp(packet, source, region_id, now)
         elif len(packet) <= len(self._opened_buffer):
@@ -383,7 +387,7 @@ class Engine:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._finish_turn(self._loop.time())
+        self._finish_turn(monotonic())
 
 
 def _handle_due(core: Device | Manager, now: float) -> None:
