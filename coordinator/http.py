@@ -103,7 +103,12 @@ class _Listener:
         challenge = ChallengePrivate.generate(os.urandom).public
         early = encode_early_payload(EarlyNoise(node_key_challenge=challenge))
         connection = self._noise_server.take_over(
-            accepted, transport, _SWITCHING + accepted.response, early, request.protocol.connection_lost
+            accepted,
+            transport,
+            _SWITCHING + accepted.response,
+            early,
+            request.protocol.connection_lost,
+            scheme_of(request),
         )
         try:
             await asyncio.shield(connection.closed)
@@ -121,7 +126,7 @@ class _Listener:
             accepted = self._responder.consume_initiation(initiation)
         except NoiseError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
-        return await websocket.serve(request, UPGRADE, accepted, self._noise_server)
+        return await websocket.serve(request, UPGRADE, accepted, self._noise_server, scheme_of(request))
 
     async def health(self, _request: web.Request) -> web.Response:
         """Whether the coordinator and its database work."""
@@ -157,6 +162,11 @@ class _Listener:
             raise web.HTTPBadRequest(text="Bad Request: invalid JSON\n") from None
         answer = DERPAdmitClientResponse(allow=self._state.is_node_key(question.node_public))
         return _json(codec.encode(answer))
+
+
+def scheme_of(request: web.Request) -> str:
+    """That of the URL which the client has: a proxy in front of us tells. Only that client gets it back."""
+    return "https" if request.headers.get("X-Forwarded-Proto", "").lower() == "https" else "http"
 
 
 class _Taken(web.StreamResponse):

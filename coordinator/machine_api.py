@@ -109,7 +109,7 @@ class MachineApi:
 def _reached_at(exchange: Exchange) -> str:
     """Our URL as the machine has it, empty when it does not say. Only that machine gets it back."""
     authority = exchange.request.headers.get(":authority", "")
-    return f"http://{authority}" if _AUTHORITY.fullmatch(authority) else ""
+    return f"{exchange.scheme}://{authority}" if _AUTHORITY.fullmatch(authority) else ""
 
 
 async def _parsed(exchange: Exchange, kind: type[Kind]) -> Kind | None:

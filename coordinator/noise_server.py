@@ -52,6 +52,11 @@ class Exchange:
         """The machine that asks, as the handshake proved."""
         return self._connection.machine_key
 
+    @property
+    def scheme(self) -> str:
+        """`http`, or `https` where a proxy in front of us has the TLS."""
+        return self._connection.scheme
+
     async def respond(self, status: int, body: bytes, content_type: str = "text/plain") -> None:
         """The whole answer at once."""
         self.start(status, content_type, len(body))
@@ -113,12 +118,13 @@ class NoiseServer:
         preamble: bytes,
         early: bytes,
         on_lost: Callable[[Exception | None], None],
+        scheme: str = "http",
     ) -> MachineConnection:
         """Go on with an upgraded connection. `preamble` goes out in clear, `early` as the first record.
 
-        `on_lost` is called when the socket is gone.
+        `on_lost` is called when the socket is gone. `scheme` is that of the URL which the machine has.
         """
-        connection = MachineConnection(self, accepted, early, on_lost)
+        connection = MachineConnection(self, accepted, early, on_lost, scheme)
         self._connections.add(connection)
         connection.connection_made(transport)
         transport.set_protocol(connection)
@@ -148,8 +154,10 @@ class MachineConnection(asyncio.Protocol):
         accepted: Accepted,
         early: bytes,
         on_lost: Callable[[Exception | None], None],
+        scheme: str,
     ) -> None:
         self.machine_key = accepted.machine
+        self.scheme = scheme
         self.protocol_version = accepted.protocol_version
         self.channel = MachineChannel(accepted.transport, self.now(), early)
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

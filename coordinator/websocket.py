@@ -87,14 +87,17 @@ class WebSocketTransport(asyncio.Transport):
 
 
 async def serve(
-    request: web.Request, subprotocol: str, accepted: Accepted, server: NoiseServer
+    request: web.Request, subprotocol: str, accepted: Accepted, server: NoiseServer, scheme: str
 ) -> web.WebSocketResponse:
-    """Turn a WebSocket request into a control connection, and stay until that is over."""
+    """Turn a WebSocket request into a control connection, and stay until that is over.
+
+    `scheme` is that of the URL which the client has.
+    """
     socket = web.WebSocketResponse(protocols=[subprotocol], compress=False, max_msg_size=MAX_MESSAGE_SIZE)
     await socket.prepare(request)
     transport = WebSocketTransport(socket)
     # No early payload here: browser clients do not look for one.
-    connection = server.take_over(accepted, transport, accepted.response, b"", lambda _: None)
+    connection = server.take_over(accepted, transport, accepted.response, b"", lambda _: None, scheme)
     async with asyncio.TaskGroup() as tasks:
         sender = tasks.create_task(transport.run())
         try:

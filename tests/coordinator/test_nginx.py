@@ -138,6 +138,16 @@ async def test_nodes_join_and_relay_through_nginx(site: Site) -> None:
     await ben.close()
 
 
+async def test_without_a_url_of_its_own_nginx_tells_the_coordinator_how_nodes_came(site: Site) -> None:
+    await site.server.stop()
+    site.server.configure(server_url="")
+    await site.server.start()
+    ana, ana_key = await site.node()
+    nodes = relay_nodes(await first_region(ana, ana_key))
+    assert [(f"https://{node.host_name}:{node.port}", node.cert_name) for node in nodes] == [(site.url, "")]
+    await ana.close()
+
+
 async def test_browsers(site: Site) -> None:
     """WebSockets, to the coordinator and to the relay."""
     machine = site.server.machine("browser")
