@@ -45,7 +45,11 @@ def write_commands(mesh: NatMesh) -> Path:
     directory.mkdir()
     sockets = {member.name: member.node.socket for member in mesh.members.values()}
     for name, host in mesh.lab.hosts.items():
-        lines = ["#!/bin/sh", f"# {name} [COMMAND...]: a shell, or a command, in {name}.", "unset ENV"]
+        lines = [
+            "#!/bin/sh",
+            f"# {name} [COMMAND...]: a shell, or a command, in {name}.",
+            f'export PATH={shlex.quote(str(BIN))}:"$PATH"',  # in there, `coordinator` is the program
+        ]
         if name in sockets:
             lines.append(f"export MESHNODE_SOCKET={shlex.quote(str(sockets[name]))}")
         if name == mesh.coordinator.host.name:

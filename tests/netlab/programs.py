@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,13 @@ dns:
 class Coordinator:
     """`coordinator serve` on a host, and the commands that administer it. `address` is how nodes reach it."""
 
-    def __init__(self, host: Host, address: str, *, port: int = 8080, more: str = "") -> None:
+    def __init__(
+        self, host: Host, address: str, *, port: int = 8080, more: str = "", url: str | None = None
+    ) -> None:
+        """`url` is where nodes find it, if that is not its own port."""
         self.host = host
-        self.url = f"http://{address}:{port}"
+        self.url = url or f"http://{address}:{port}"
+        self._health_url = f"http://{address}:{port}/health"
         self.directory = host.directory / "coordinator"
         self.directory.mkdir(mode=0o700)
         self.config = self.directory / "config.yaml"
@@ -66,7 +71,7 @@ class Coordinator:
 
     def is_healthy(self) -> bool:
         """Whether `/health` answers with success."""
-        words = ["curl", "--silent", "--fail", "--max-time", "2", f"{self.url}/health"]
+        words = ["curl", "--silent", "--fail", "--max-time", "2", self._health_url]
         return self.host.run(*words, check=False).returncode == 0
 
     def stop(self) -> None:
@@ -115,9 +120,11 @@ class Coordinator:
 class Node:
     """`meshnode` on a host: the daemon and the commands. `name` is the host name it joins under."""
 
-    def __init__(self, host: Host, name: str | None = None) -> None:
+    def __init__(self, host: Host, name: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        """`env` adds to the environment of the daemon and of commands."""
         self.host = host
         self.name = name or host.name
+        self.env = dict(env or {})
         self.state_directory = host.directory / "state"
         self.socket = host.directory / "meshnode.sock"
         self.process: Process | None = None
@@ -129,7 +136,8 @@ class Node:
 
     def start_daemon(self, *flags: str) -> None:
         """Run `meshnode daemon` and wait until its socket answers."""
-        self.process = self.host.popen(MESHNODE, "daemon", *self.where, *flags, log="meshnode")
+        words = ["daemon", *self.where, *flags]
+        self.process = self.host.popen(MESHNODE, *words, log="meshnode", env=self.env)
         wait_for(self._answers, START_TIMEOUT, what=f"meshnode daemon on {self.name}")
 
     def _answers(self) -> bool:
@@ -140,7 +148,7 @@ class Node:
 
     def run(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """One command."""
-        environment = {"MESHNODE_SOCKET": str(self.socket)}
+        environment = {**self.env, "MESHNODE_SOCKET": str(self.socket)}
         return self.host.run(MESHNODE, *words, check=check, timeout=timeout, env=environment)
 
     def join(self, coordinator: Coordinator, key: str, *flags: str) -> None:
