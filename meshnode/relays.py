@@ -26,7 +26,8 @@ IDLE_TIMEOUT_S = 60.0
 """A connection that is not home, and over which nothing goes and nothing comes, is closed after that."""
 SWEEP_EVERY_S = 15.0
 PROBLEM_AFTER_S = 2.0
-"""A relay that restarts is back sooner, and nobody needs to hear of it."""
+"""A relay that restarts is back sooner, and nobody needs to hear of it. Nor of two connections with our key
+while the relay has not noticed that the older one is dead."""
 MAX_LEARNED = 4096
 """Peers of which we remember over which region they spoke."""
 
@@ -64,6 +65,7 @@ class Relays:
         self._closing: set[asyncio.Task[None]] = set()
         self._learned: dict[NodePublic, int] = {}
         self._sweep_timer = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
+        self._late_change: asyncio.TimerHandle | None = None
 
     def configure(self, private_key: NodePrivate, derp_map: DERPMap | None) -> None:
         """Who we are, and which regions there are: None or no regions at all means none.
@@ -131,10 +133,12 @@ class Relays:
         if link is None:
             return f"region {self.home}, our home, has no relay in the coordinator's map"
         name = self._regions[self.home].region_code or str(self.home)
+        settled = self._loop.time() - PROBLEM_AFTER_S
         if not link.client.is_connected:
-            is_long = self._loop.time() - link.down_since >= PROBLEM_AFTER_S
-            return f'relay "{name}": {link.problem}' if link.problem and is_long else ""
-        return f'relay "{name}" says: {link.complaint}' if link.complaint else ""
+            return f'relay "{name}": {link.problem}' if link.problem and link.down_since <= settled else ""
+        if link.complaint and link.complained_at <= settled:
+            return f'relay "{name}" says: {link.complaint}'
+        return ""
 
     def network_changed(self) -> None:
         """Leave connections that are made from an address that is not ours any more; doubt the others."""
@@ -144,6 +148,8 @@ class Relays:
     async def close(self) -> None:
         """Leave every relay."""
         self._sweep_timer.cancel()
+        if self._late_change is not None:
+            self._late_change.cancel()
         for region_id in list(self._links):
             self._drop(region_id)
         if self._closing:
@@ -198,15 +204,25 @@ class Relays:
                 link.problem = link.complaint = ""
                 self._on_change()
             case HealthChanged(problem):
-                link.complaint = problem
-                self._on_change()
+                link.complaint, link.complained_at = problem, self._loop.time()
+                self._told()
             case Disconnected(reason):
                 log.debug("relay region %d: %s", region_id, reason)
                 if not link.problem:
                     link.down_since = self._loop.time()
                 link.problem = reason
                 self._forget_region(region_id)
-                self._on_change()
+                self._told()
+
+    def _told(self) -> None:
+        """Something may be wrong: `failure` says so now or, if it lasts, when that is sure."""
+        self._on_change()
+        if self._late_change is None:
+            self._late_change = self._loop.call_later(PROBLEM_AFTER_S + 0.01, self._tell_late)
+
+    def _tell_late(self) -> None:
+        self._late_change = None
+        self._on_change()
 
     def _learn(self, peer: NodePublic, region_id: int) -> None:
         if len(self._learned) >= MAX_LEARNED:
@@ -246,6 +262,7 @@ class _Link:
         self.down_since = 0.0
         self.complaint = ""
         """What the relay says is wrong."""
+        self.complained_at = 0.0
         self._used_at = asyncio.get_running_loop().time()
 
     def used(self, now: float) -> None:

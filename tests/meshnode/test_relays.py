@@ -270,13 +270,24 @@ async def test_relay_that_was_away_for_long(
         relay = await stack.enter_async_context(running_relay(tls=certificate))
         await alice.at_home(1, derp_map(region(1, relay)))
         await stack.aclose()
-        await alice.until(lambda: alice.relays.failure() != "")
-        assert alice.relays.failure() == (
-            f'relay "r1": localhost:{relay.node.port} cannot be reached: Connection refused'
-        )
+        problem = f'relay "r1": localhost:{relay.node.port} cannot be reached: Connection refused'
+        await alice.until(lambda: alice.relays.failure() == problem)
         assert not alice.relays.is_connected(1)
         async with running_relay(tls=certificate, port=relay.node.port):
             await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
+
+
+async def test_two_machines_with_one_key(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshnode.relays.PROBLEM_AFTER_S", 0.2)
+    async with running_relay(tls=certificate) as relay, node(ALICE) as alice, node(BOB) as bob:
+        await alice.at_home(1, derp_map(region(1, relay)))
+        await bob.at_home(1, derp_map(region(1, relay)))
+        async with node(ALICE) as clone:
+            await clone.at_home(1, derp_map(region(1, relay)))
+            alice.relays.send(1, BOB.public, b"I am alice")
+            await alice.until(lambda: alice.relays.failure() != "")
+            assert alice.relays.failure().startswith('relay "r1" says: another machine is connected')
+        await alice.until(lambda: alice.relays.failure() == "")
 
 
 async def test_relay_that_is_cut_off_and_back(certificate: Certificate) -> None:
