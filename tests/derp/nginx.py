@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from tests.derp.listening import free_port, until_it_listens
 from tests.derp.relays import Certificate
 from tests.lacking import lacking
 
-PATIENCE_S = 10.0
 
 ONLY_WEBSOCKETS = """
     map $http_upgrade $passed { default ""; ~*^websocket$ $http_upgrade; }
@@ -56,30 +55,16 @@ async def running_nginx(
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if program is None:
         lacking("nginx is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     settings = directory / "nginx.conf"
     with_tls = f"ssl; ssl_certificate {tls.chain}; ssl_certificate_key {tls.key}" if tls else ""
     filled = servers % {"port": port, "relay": relay_port, "tls": with_tls}
     settings.write_text(_AROUND % {"directory": directory, "servers": filled})
     process = await asyncio.create_subprocess_exec(program, "-e", "stderr", "-c", str(settings))
     try:
-        await _until_it_listens(port)
+        await until_it_listens(port)
         yield port
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
-
-
-async def _until_it_listens(port: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return

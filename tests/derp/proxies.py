@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.derp.listening import free_port, until_it_listens
 from tests.lacking import lacking
 
-PATIENCE_S = 10.0
 USER, PASSWORD = "ana", "s3cret"
 
 
@@ -39,9 +38,7 @@ async def running_proxy(directory: Path) -> AsyncIterator[RunningProxy]:
     program = shutil.which("tinyproxy")
     if program is None:
         lacking("tinyproxy is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     log = directory / "tinyproxy.log"
     settings = directory / "tinyproxy.conf"
     settings.write_text(
@@ -50,21 +47,9 @@ async def running_proxy(directory: Path) -> AsyncIterator[RunningProxy]:
     )
     process = await asyncio.create_subprocess_exec(program, "-d", "-c", str(settings))
     try:
-        await _until_it_listens(port)
+        await until_it_listens(port)
         yield RunningProxy(port, log)
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
-
-
-async def _until_it_listens(port: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
