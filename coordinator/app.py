@@ -70,10 +70,13 @@ async def _serve(config: Config, ready: Callable[[str], None]) -> None:
 class Coordinator:
     """The parts of a running coordinator that its owner may want to look at."""
 
-    def __init__(self, config: Config, state: State, listeners: list[socket.socket]) -> None:
+    def __init__(
+        self, config: Config, state: State, listeners: list[socket.socket], stun: StunServers | None
+    ) -> None:
         self.config = config
         self.state = state
         self._listeners = listeners
+        self._stun_ports = [] if stun is None else stun.ports
 
     @property
     def port(self) -> int:
@@ -85,8 +88,9 @@ class Coordinator:
         """Where it listens, and what to do next."""
         address = self.config.listen_addr
         host = "every address" if address.is_any else address.host
+        ports = [f"port {self.port}", *(f"UDP {port} for STUN" for port in self._stun_ports)]
         lines = [
-            f"coordinator {__version__} listens on {host}, port {self.port}; "
+            f"coordinator {__version__} listens on {host}, {', '.join(ports)}; "
             f"admin socket {self.config.unix_socket}"
         ]
         snapshot = self.state.snapshot
@@ -169,7 +173,7 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         await web.SockSite(admin, claimed.unix_socket).start()
         public = _accept(await _runner(stack, app), claimed.listeners, relay)
         stack.callback(public.close)
-        yield Coordinator(config, state, claimed.listeners)
+        yield Coordinator(config, state, claimed.listeners, claimed.stun)
         # Machines first, and none may come back: polls would hold up the public listener for the whole grace.
         public.close()
         await asyncio.gather(noise_server.close(), *([relay.server.close()] if relay is not None else []))

@@ -42,6 +42,11 @@ class StunServers:
             raise
         return servers
 
+    @property
+    def ports(self) -> list[int]:
+        """Those that a firewall has to let in."""
+        return [self.port] if self.alternate is None else [self.port, self.alternate.port]
+
     def close(self) -> None:
         for server in self._servers:
             server.close()

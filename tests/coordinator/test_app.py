@@ -72,7 +72,7 @@ async def test_files_and_modes(tmp_path: Path) -> None:
 async def test_greeting_says_what_comes_next(tmp_path: Path) -> None:
     async with running(config_in(tmp_path)) as coordinator:
         text = "\n".join(coordinator.greeting())
-        assert f"port {coordinator.port}" in text
+        assert f"port {coordinator.port}, UDP " in text
         assert "coordinator users create NAME" in text
         assert "coordinator preauthkeys create --user NAME" in text
         assert f"meshnode up --login-server http://ADDRESS:{coordinator.port} --authkey KEY" in text
