@@ -12,7 +12,6 @@ from tests.derp.listening import free_port, until_it_listens
 from tests.derp.relays import Certificate
 from tests.lacking import lacking
 
-
 ONLY_WEBSOCKETS = """
     map $http_upgrade $passed { default ""; ~*^websocket$ $http_upgrade; }
     server {
