@@ -232,7 +232,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A self-signed certificate for localhost and 127.0.0.1, in files."""
+    """A self-signed certificate for 127.0.0.1 and some names or addresses, in files."""
 
     chain: Path
     key: Path
@@ -248,7 +248,7 @@ class Certificate:
             private = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         now = datetime.now(UTC)
-        alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+        alternatives = [_general_name(name) for name in names]
         built = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -279,3 +279,10 @@ class Certificate:
 
     def client_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.chain))
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
