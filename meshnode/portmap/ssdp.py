@@ -41,17 +41,15 @@ class Answer:
     """Its type and version, such as `urn:schemas-upnp-org:device:InternetGatewayDevice:2`."""
 
 
-def searches(gateway: IPv4Address) -> tuple[tuple[bytes, IPv4Address], ...]:
-    """The datagrams that look for the gateway's device, and where to send them, in this order.
+def searches(gateway: IPv4Address, attempt: int) -> tuple[tuple[bytes, IPv4Address], ...]:
+    """The datagrams of one attempt to find the gateway's device, and where to send them, in this order.
 
     The one to the gateway alone goes first: it makes a firewall of this host expect answers from there. The
-    second search by type is for devices that do not answer to one for everything.
+    first attempt asks for gateways, which is one answer; later ones ask for everything, which a home router
+    answers with dozens, for the devices that do not answer to the former.
     """
-    return (
-        (_search(_ANYTHING), gateway),
-        (_search(_ANYTHING), GROUP),
-        (_search(_GATEWAYS), GROUP),
-    )
+    search = _search(_GATEWAYS if attempt == 0 else _ANYTHING)
+    return (search, gateway), (search, GROUP)
 
 
 def _search(target: str) -> bytes:

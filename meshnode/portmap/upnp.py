@@ -109,8 +109,8 @@ class Upnp:
 
         listener = await collect(self._lan, receive, self._mark)
         try:
-            for wait in self._timings.search:
-                for datagram, destination in ssdp.searches(self._lan.gateway):
+            for attempt, wait in enumerate(self._timings.search):
+                for datagram, destination in ssdp.searches(self._lan.gateway, attempt):
                     listener.send(datagram, destination, ssdp.PORT)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):

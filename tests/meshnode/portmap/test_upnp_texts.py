@@ -39,13 +39,17 @@ def description(*services: tuple[str, str], extra: str = "") -> bytes:
 # SSDP
 
 
-def test_the_gateway_is_searched_for_first() -> None:
-    (first, to), *others = ssdp.searches(GATEWAY)
-    assert to == GATEWAY
-    assert first.startswith(b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n")
-    assert first.endswith(b"\r\n\r\n")
-    assert b'MAN: "ssdp:discover"\r\n' in first
-    assert {to for _, to in others} == {ssdp.GROUP}
+def test_the_gateway_is_searched_for_then_everything() -> None:
+    for attempt, target in enumerate(
+        ["urn:schemas-upnp-org:device:InternetGatewayDevice:1", "ssdp:all", "ssdp:all"]
+    ):
+        (first, to), (second, group) = ssdp.searches(GATEWAY, attempt)
+        assert (to, group) == (GATEWAY, ssdp.GROUP)
+        assert first == second
+        assert first.startswith(b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n")
+        assert first.endswith(b"\r\n\r\n")
+        assert b'MAN: "ssdp:discover"\r\n' in first
+        assert f"ST: {target}\r\n".encode() in first
 
 
 @pytest.mark.parametrize(
