@@ -80,17 +80,19 @@ def short(cell: Cell | None) -> str:
 def table(cells: list[Cell]) -> Table:
     """The grid for a terminal: green is as it should be."""
     rows, columns, at = grid(cells)
-    shown = Table(title="Seconds to direct (median), from rows to columns; – is the relay", show_lines=False)
-    shown.add_column("")
+    title = "Seconds to direct (median), from rows to columns; – is the relay"
+    short_for = [f"{letters(kind)} {kind}" for kind in dict.fromkeys([*rows, *columns]) if "-" in kind]
+    shown = Table(title=title, caption="; ".join(short_for), box=None, padding=(0, 1, 0, 0))
+    shown.add_column("", no_wrap=True)
     for column in columns:
-        shown.add_column(letters(column), justify="right")
+        shown.add_column(letters(column), justify="right", no_wrap=True)
     for row in rows:
         colored = []
         for column in columns:
             cell = at.get((row, column))
             color = "red" if cell is not None and cell.shortcomings() else "green"
             colored.append(f"[{color}]{short(cell)}[/{color}]")
-        shown.add_row(row, *colored)
+        shown.add_row(letters(row), *colored)
     return shown
 
 
