@@ -94,7 +94,7 @@ class HomeLab:
 
 def serve_pages(host: Host, port: int = 80) -> Process:
     """Start the web site of `tests.netlab.web` on a host and wait until it listens."""
-    site = host.popen(PYTHON, "-m", "tests.netlab.web", str(port), log="web")
+    site = host.popen(PYTHON, "-m", "tests.netlab.web", str(port), log=f"web-{port}")
     wait_for(lambda: "listening" in site.output(), 10, what=f"the web site on {host.name}")
     return site
 

@@ -58,6 +58,40 @@ def test_home_behind_a_carrier_is_the_stricter_of_both(internet: Internet, name:
     assert not seen.hairpins
 
 
+@pytest.mark.interop
+def test_clients_of_others_see_the_same(internet: Internet) -> None:
+    """coturn's, which knows RFC 5780, and stun-client, which knows RFC 3489 and its words."""
+    places = {name: internet.place(f"o-{name[:20]}", kind.site) for name, kind in HOMES.items()}
+    modern = {
+        name: place.host.popen("turnutils_natdiscovery", "-m", "-f", STUN[0])
+        for name, place in places.items()
+    }
+    classic = {name: place.host.popen("stun", STUN[0]) for name, place in places.items()}
+    for process in (*modern.values(), *classic.values()):
+        process.wait(check=False)  # the status of `stun` is the kind of NAT
+    for name, kind in HOMES.items():
+        assert kind.site.nat is not None
+        behaviour = kind.site.nat.behaviour
+        seen = modern[name].output().lower()
+        assert f"nat with {spoken(behaviour.mapping)} mapping" in seen, name
+        assert f"nat with {spoken(behaviour.filtering)} filtering" in seen, name
+        assert CLASSIC[name] in classic[name].output()
+
+
+def spoken(behaviour: Mapping | Filtering) -> str:
+    words: str = behaviour.value
+    return words.replace("-", " ")
+
+
+CLASSIC = {
+    "full-cone": "Independent Mapping, Independent Filter, preserves ports, no hairpin",
+    "address-restricted": "Independent Mapping, Address Dependent Filter, preserves ports, no hairpin",
+    "port-restricted": "Independent Mapping, Port Dependent Filter, preserves ports, no hairpin",
+    "symmetric-sequential": "Dependent Mapping, random port, no hairpin",
+    "symmetric-random": "Dependent Mapping, random port, no hairpin",
+}
+
+
 def test_both_sides_of_a_nat_that_hairpins(internet: Internet) -> None:
     assert observe(internet.place("hairpin", KINDS["hairpin"].site).host) == Observed(
         True, Mapping.ENDPOINT_INDEPENDENT, Filtering.ADDRESS_AND_PORT_DEPENDENT, Ports.PRESERVED, True
