@@ -45,7 +45,7 @@ def with_embedded(others: Relays, config: Config, relay_key: NodePrivate, stun: 
         stun_port=stun.port,
         alternate_stun=stun.alternate,
     )
-    place = Place.parse(config.server_url) if config.server_url else None
+    place = Place.parse(config.server_url)
     return replace(others, embedded=region, place=place)
 
 
@@ -75,8 +75,10 @@ class EmbeddedRelay:
     ) -> AsyncIterator[EmbeddedRelay]:
         """Serves nodes that `state` knows, or everybody, as the configuration says."""
         core = ServerCore(key, entropy=os.urandom, verifies_clients=config.relay.verifies_clients)
-        has_proxy = config.server_url.startswith("https:")
-        tls = None if has_proxy else server_context(CertificateMaker(key), key.public)
+        place = Place.parse(config.server_url)
+        tls = None
+        if place is None or not place.is_tls:
+            tls = server_context(CertificateMaker(key), key.public, place.host if place else "")
 
         async def verify(admission: Admission) -> bool:
             return state.is_node_key(admission.key)

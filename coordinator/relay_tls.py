@@ -12,8 +12,13 @@ from derp.certificates import meta_certificate
 from meshproto.keys import NodePublic
 
 
-def server_context(certificates: CertificateMaker, relay_key: NodePublic) -> ssl.SSLContext:
-    """For the public listener. Its handshakes also tell the relay's DERP key, for a fast start."""
+def server_context(
+    certificates: CertificateMaker, relay_key: NodePublic, only_host: str = ""
+) -> ssl.SSLContext:
+    """For the public listener. Its handshakes also tell the relay's DERP key, for a fast start.
+
+    `only_host` is where nodes reach us; if it is not known, there is a certificate for whatever they ask for.
+    """
     meta = meta_certificate(relay_key, datetime.now(UTC))
 
     @lru_cache(maxsize=KEPT)
@@ -21,7 +26,7 @@ def server_context(certificates: CertificateMaker, relay_key: NodePublic) -> ssl
         return _context([certificates.certificate(name), meta], certificates.key_pem())
 
     def refer(handshake: ssl.SSLObject | ssl.SSLSocket, name: str | None, _from: ssl.SSLContext) -> None:
-        if name is not None:
+        if name is not None and certified_name(name) == certified_name(only_host or name):
             handshake.context = context_for(certified_name(name))
 
     context = context_for(certified_name(""))

@@ -35,9 +35,9 @@ class Echo(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def accepting(*, with_tls: bool = True) -> AsyncIterator[tuple[Acceptor, int]]:
+async def accepting(*, with_tls: bool = True, only_host: str = "") -> AsyncIterator[tuple[Acceptor, int]]:
     """An acceptor, and its port."""
-    tls = server_context(CertificateMaker(KEY), KEY.public) if with_tls else None
+    tls = server_context(CertificateMaker(KEY), KEY.public, only_host) if with_tls else None
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         listener.setblocking(False)
         acceptor = Acceptor([listener], Echo, tls)
@@ -75,18 +75,24 @@ async def test_with_tls_and_without_at_one_port() -> None:
         assert await said(port, b"p") == b"p"
 
 
+async def shown(port: int, name: str) -> bytes:
+    """The certificate, for who asks for `name`."""
+    async with asyncio.timeout(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=anybody(), server_hostname=name)
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
+
+
 @on_both_loops
 async def test_certificates_by_name() -> None:
     certificates = CertificateMaker(KEY)
     async with accepting() as (_, port):
         for name in ("vpn.example", "other.example", "127.0.0.1", "x" * 63 + ".example"):
-            async with asyncio.timeout(10):
-                _, writer = await asyncio.open_connection(
-                    "127.0.0.1", port, ssl=anybody(), server_hostname=name
-                )
-            shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            assert shown == certificates.certificate(name)
-            writer.close()
+            assert await shown(port, name) == certificates.certificate(name)
+    async with accepting(only_host="vpn.example") as (_, port):
+        assert await shown(port, "VPN.example") == certificates.certificate("vpn.example")
+        assert await shown(port, "other.example") == certificates.certificate("127.0.0.1")
 
 
 @on_both_loops
