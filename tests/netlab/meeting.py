@@ -15,7 +15,7 @@ from tests.netlab.nat import Filtering, Mapping
 from tests.netlab.natmesh import Member
 from tests.netlab.networks import Kind
 from tests.netlab.router import Egress
-from tests.netlab.sites import Site
+from tests.netlab.sites import IPv6, Site
 
 EASY_LIMIT = 1.0
 """Seconds within which the median easy pair is direct."""
@@ -50,6 +50,8 @@ def expected(one: Kind, other: Kind) -> Expected:
     """See there."""
     if any(kind.site.egress is not Egress.ALL for kind in (one, other)):
         return Expected.RELAY
+    if all(kind.site.ipv6 is not IPv6.NONE for kind in (one, other)):
+        return Expected.EASY
     match is_hard(one) + is_hard(other):
         case 0:
             return Expected.EASY
@@ -62,6 +64,8 @@ def expected(one: Kind, other: Kind) -> Expected:
 def is_hard(kind: Kind) -> bool:
     """Whether the outer port depends on the destination. A carrier's NAT never makes that better."""
     nat = kind.site.nat
+    if kind.site.port_mapper is not None and kind.site.carrier is None:
+        return False
     return nat is not None and nat.behaviour.mapping is not Mapping.ENDPOINT_INDEPENDENT
 
 
@@ -69,7 +73,11 @@ def takes_any_port(site: Site) -> bool:
     """Whether a packet from an address that was sent to comes in, from whatever port."""
     if site.carrier is not None:
         return False
-    return site.nat is None or site.nat.behaviour.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+    return (
+        site.nat is None
+        or site.port_mapper is not None
+        or site.nat.behaviour.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
+    )
 
 
 @dataclass(frozen=True)

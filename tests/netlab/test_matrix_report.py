@@ -49,6 +49,10 @@ def test_direct_is_when_both_sides_are() -> None:
         ("symmetric-sequential", "symmetric-random", Expected.RELAY),
         ("open", "udp-blocked", Expected.RELAY),
         ("only-443", "full-cone", Expected.RELAY),
+        ("port-mapper", "symmetric-random", Expected.HARD),
+        ("port-mapper", "port-restricted", Expected.EASY),
+        ("ipv6", "ipv6-firewall", Expected.EASY),
+        ("ipv6", "symmetric-random", Expected.RELAY),
     ],
 )
 def test_what_is_expected_of_a_pair_whoever_speaks_first(left: str, right: str, wanted: Expected) -> None:

@@ -26,6 +26,8 @@ PAIRS: list[Pair] = [
     ("cgnat-port-restricted", "cgnat-port-restricted"),
     ("cgnat-symmetric-random", "port-restricted"),
     ("udp-blocked", "port-restricted"),
+    ("port-mapper", "symmetric-random"),
+    ("ipv6-firewall", "ipv6-firewall"),
 ]
 
 
