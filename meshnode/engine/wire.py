@@ -133,7 +133,7 @@ class Wire:
         elif isinstance(destination, AuxPath):
             sock = self._aux.get(destination)
             if sock is not None:
-                sock.try_send(payload, destination.address)
+                sock.try_send(payload, destination.address, dont_fragment=datagram.dont_fragment)
         else:
             address = destination.address if isinstance(destination, RelayPath) else destination
             self._udp.try_send(payload, address, dont_fragment=datagram.dont_fragment)

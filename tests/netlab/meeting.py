@@ -107,7 +107,8 @@ class Pings:
 class Meeting:
     """One run of a pair. Times are seconds after the first packet; None is never.
 
-    `technique` says how a direct path was found, `reason` why there is none.
+    `technique` says how a direct path was found, `reason` why there is none. `wire_mtu` is the largest packet
+    that either side believes the path to carry, headers included; 0 on the relay.
     """
 
     pings: Pings
@@ -115,6 +116,7 @@ class Meeting:
     direct_right: float | None
     technique: str = ""
     reason: str = ""
+    wire_mtu: int = 0
 
     @property
     def direct(self) -> float | None:
@@ -147,6 +149,7 @@ def meet(left: Member, right: Member, limit: float) -> Meeting:
         direct_right=after.get(right.name),
         technique=technique(paths, [left, right]) if len(direct) == 2 else "",
         reason="" if len(direct) == 2 else reason(paths),
+        wire_mtu=max(used["WireMTU"] if (used := _used(path)) else 0 for path in paths),
     )
 
 

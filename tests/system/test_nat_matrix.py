@@ -57,6 +57,7 @@ def test_pair(cells: dict[Pair, Cell], pair: Pair) -> None:
     cell = cells[pair]
     assert cell.delivered == len(cell.meetings), "the first ping was lost"
     assert cell.lost == 0
+    assert max(meeting.wire_mtu for meeting in cell.meetings) <= 1500, "that is what the cables carry"
     match cell.expected:
         case Expected.EASY:
             assert cell.times, cell.explanation()
