@@ -162,9 +162,11 @@ async def ask_stun(*servers: TransportAddress, change: bool = False) -> list[Tra
     """Ask each from one socket; where the answers came from. All have to see us as we are."""
     loop = asyncio.get_running_loop()
     sources = []
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+    is_ipv6 = ":" in servers[0].host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_DGRAM)) as asking:
         asking.setblocking(False)
-        asking.bind(("127.0.0.1", 0))
+        asking.bind(("::1" if is_ipv6 else "127.0.0.1", 0))
         for server in servers:
             request = encode_binding_request(os.urandom(12), change_address=change, change_port=change)
             await loop.sock_sendto(asking, request, tuple(server))
@@ -184,6 +186,19 @@ async def test_two_stun_servers(anywhere: Server) -> None:
     assert first.stun_port != second.stun_port
     servers = [TransportAddress(node.ipv4, node.stun_port) for node in (first, second)]
     assert await ask_stun(*servers) == servers
+
+
+async def test_one_port_for_both_families(anywhere: Server) -> None:
+    await anywhere.stop()
+    any_address = ListenAddress("0.0.0.0", 0)
+    relay = replace(anywhere.config.relay, stun_listen_addr=any_address, stun_alternate_listen_addr=None)
+    anywhere.configure(relay=relay)
+    await anywhere.start()
+    _, region = await joined(anywhere, "ana")
+    (node,) = region.nodes
+    for host in ("127.0.0.1", "::1"):
+        asked = TransportAddress(host, node.stun_port)
+        assert await ask_stun(asked) == [asked]
 
 
 async def test_a_busy_stun_port(anywhere: Server) -> None:
