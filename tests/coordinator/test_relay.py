@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import pytest
 
 from coordinator.config_values import ListenAddress
@@ -250,3 +251,11 @@ def free_port() -> int:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def test_latencies_without_udp_are_measured_inside_tls(anywhere: Server) -> None:
+    url = f"https://127.0.0.1:{anywhere.coordinator.port}/derp/latency-check"
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.get(url, ssl=False) as reply:
+                assert reply.status == 200
