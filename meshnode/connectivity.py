@@ -131,9 +131,11 @@ class Connectivity:
         if isinstance(event, EndpointsWanted):
             self._wanted.set()
 
-    def measure(self) -> None:
-        """Measure soon: what was known may not hold any more."""
-        self._wanted.set()
+    def relays_changed(self) -> None:
+        """A relay is connected, or is not any more: then what was measured may not hold any more either."""
+        self._publish()
+        if self._relays.failed:
+            self._wanted.set()
 
     def port_mapped(self) -> None:
         """The port mapper has a mapping, another one, or none any more."""
@@ -240,7 +242,9 @@ class Connectivity:
             paths = self._engine.paths
             # Where not even the home relay is there, nobody knows whether UDP would pass.
             has_udp = report is None or report.udp or self._relays.failure() != ""
-            paths.set_reachability(has_derp=self._relays.home != 0, has_udp=has_udp)
+            paths.set_reachability(
+                now, has_derp=self._relays.home != 0, has_udp=has_udp, dead_regions=self._relays.failed
+            )
             paths.set_own_endpoints(
                 [one.address for one in endpoints],
                 now,

@@ -229,8 +229,7 @@ class LinuxTunnel:
             self._engine.paths.gone_from(peer, region_id)
 
     def _relays_changed(self) -> None:
-        if self._relays.failure():
-            self._connectivity.measure()
+        self._connectivity.relays_changed()
         self.on_change()
 
     def _port_mapped(self) -> None:

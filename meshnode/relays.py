@@ -125,6 +125,12 @@ class Relays:
         """The regions with a connection."""
         return [region_id for region_id in sorted(self._links) if self.is_connected(region_id)]
 
+    @property
+    def failed(self) -> frozenset[int]:
+        """The regions that we try to reach, and have not reached for PROBLEM_AFTER_S."""
+        settled = self._loop.time() - PROBLEM_AFTER_S
+        return frozenset(region_id for region_id, link in self._links.items() if link.is_down_since(settled))
+
     def failure(self) -> str:
         """Why we cannot be reached through the home relay, or what it complains about, in a line; else ""."""
         if not self.home:
@@ -135,7 +141,7 @@ class Relays:
         name = self._regions[self.home].region_code or str(self.home)
         settled = self._loop.time() - PROBLEM_AFTER_S
         if not link.client.is_connected:
-            return f'relay "{name}": {link.problem}' if link.problem and link.down_since <= settled else ""
+            return f'relay "{name}": {link.problem}' if link.is_down_since(settled) else ""
         if link.complaint and link.complained_at <= settled:
             return f'relay "{name}" says: {link.complaint}'
         return ""
@@ -272,6 +278,10 @@ class _Link:
     def is_idle(self, now: float) -> bool:
         """Whether nothing has gone or come for IDLE_TIMEOUT_S."""
         return now - self._used_at >= IDLE_TIMEOUT_S
+
+    def is_down_since(self, when: float) -> bool:
+        """Whether there has been no connection since then."""
+        return bool(self.problem) and not self.client.is_connected and self.down_since <= when
 
     def network_changed(self) -> None:
         """See `Relays`."""

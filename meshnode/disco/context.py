@@ -60,6 +60,8 @@ class Context:
         """Whether UDP gets out of this network at all."""
         self.has_derp = False
         """Whether there are relays that we may use."""
+        self.dead_regions: frozenset[int] = frozenset()
+        """Regions of which no relay can be reached at the moment."""
         self.datagrams: list[Datagram] = []
         self.events: list[Event] = []
         self.drops: Counter[DiscoDrop] = Counter()

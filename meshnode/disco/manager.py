@@ -130,13 +130,20 @@ class Manager:
                 peer.own_endpoints_changed(now)
                 self._schedule.update(peer)
 
-    def set_reachability(self, *, has_derp: bool, has_udp: bool = True) -> None:
-        """Whether there are DERP relays to use, and whether UDP leaves this network at all."""
-        self._context.has_udp = has_udp
-        if has_derp != self._context.has_derp:
-            self._context.has_derp = has_derp
+    def set_reachability(
+        self, now: float, *, has_derp: bool, has_udp: bool = True, dead_regions: frozenset[int] = frozenset()
+    ) -> None:
+        """Whether there are DERP relays to use, and whether UDP leaves this network at all.
+
+        `dead_regions` are those whose relays cannot be reached at the moment.
+        """
+        context = self._context
+        context.has_udp = has_udp
+        if (has_derp, dead_regions) != (context.has_derp, context.dead_regions):
+            context.has_derp, context.dead_regions = has_derp, dead_regions
             for peer in self._peers.values():
-                peer.derp_changed()
+                peer.derp_changed(now)
+                self._schedule.update(peer)
 
     def network_changed(self, now: float) -> None:
         """The host's addresses or routes changed, and its sockets with them: find all paths anew.

@@ -152,10 +152,12 @@ class PeerPath:
             self._learned_region = region_id
             self._reconsider()
 
-    def derp_changed(self) -> None:
+    def derp_changed(self, now: float) -> None:
         """There are relays now, or none any more: a call may get through that could not before."""
         self.search.encourage()
         self._reconsider()
+        if self.is_active(now):
+            self._update(now)
 
     def _reconsider(self) -> None:
         """Where data can go has changed: think about it when some is sent."""
@@ -269,10 +271,11 @@ class PeerPath:
 
     def derp(self) -> DerpDestination | None:
         """The relays of the peer's home, or else where it was last heard."""
-        region = self.info.home_region or self._learned_region
-        if not self.context.has_derp or not region:
-            return None
-        return DerpDestination(region, self.info.node_key)
+        if self.context.has_derp:
+            for region in (self.info.home_region, self._learned_region):
+                if region and region not in self.context.dead_regions:
+                    return DerpDestination(region, self.info.node_key)
+        return None
 
     # --- time ---
 

@@ -326,7 +326,7 @@ class Engine:
 
     def _path_news(self, news: PathEvent, now: float) -> None:
         if isinstance(news, PathChanged):
-            if news.destination is not None and self.device.awaits_handshake(news.peer):
+            if self.device.awaits_handshake(news.peer):
                 self.device.initiate(news.peer, now)
         elif isinstance(news, SocketsReleased):
             self._aux.release(news.sockets)

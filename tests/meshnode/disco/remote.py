@@ -66,7 +66,7 @@ class Bench:
             entropy=rng.randbytes,
             settings=settings,
         )
-        self.manager.set_reachability(has_derp=True)
+        self.manager.set_reachability(self.now, has_derp=True)
         self.manager.set_own_endpoints([OWN], self.now, mapping_varies=False)
         self.manager.set_peer(info or self.remote.info(), self.now)
         self.events: list[Event] = []

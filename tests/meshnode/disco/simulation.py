@@ -210,7 +210,7 @@ class SimNode:
         self.manager = Manager(
             self.disco_private, self.node_key, entropy=rng.randbytes, settings=self.settings
         )
-        self.manager.set_reachability(has_derp=True)
+        self.manager.set_reachability(world.now, has_derp=True)
         self._boxes: dict[int, list[Box]] = {
             4: boxes(self.kind, number, rng),
             6: [Firewall()] if self.has_ipv6 else [],
@@ -309,7 +309,7 @@ class SimNode:
         self.manager.set_own_endpoints(
             [one.address for one in found], now, mapping_varies=report.mapping_varies_by_dest_ip
         )
-        self.manager.set_reachability(has_derp=True, has_udp=report.udp)
+        self.manager.set_reachability(now, has_derp=True, has_udp=report.udp)
         self.turn()
 
     # --- what the engine does ---

@@ -240,7 +240,7 @@ def apply(bench: Bench, operation: str, argument: object) -> None:
         case "hard", hard:
             manager.set_peer(bench.remote.info(mapping_varies=hard), now)  # type: ignore[arg-type]
         case "derp", bool(has_derp):
-            manager.set_reachability(has_derp=has_derp)
+            manager.set_reachability(now, has_derp=has_derp)
         case "asked", int(size):
             manager.ping(bench.peer, size, now)
         case unknown:

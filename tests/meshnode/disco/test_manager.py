@@ -423,7 +423,7 @@ def test_a_removed_peer_is_forgotten(bench: Bench) -> None:
 
 def test_without_derp_handshakes_go_everywhere() -> None:
     bench = Bench()
-    bench.manager.set_reachability(has_derp=False)
+    bench.manager.set_reachability(bench.now, has_derp=False)
     assert bench.send(Kind.HANDSHAKE) == (LAN, PUBLIC)
     assert bench.send(Kind.DATA) == (LAN,)
     bench.manager.heard_from(bench.peer, PUBLIC, bench.now)
@@ -434,13 +434,27 @@ def test_without_derp_handshakes_go_everywhere() -> None:
     assert bench.send(Kind.HANDSHAKE)[0] == PUBLIC, "a path that is doubted is still the likeliest"
 
 
+def test_a_handshake_that_waits_goes_everywhere_once_the_relay_is_known_to_be_dead() -> None:
+    """The peer may have restarted while no coordinator could tell its new disco key."""
+    bench = Bench()
+    assert bench.send(Kind.HANDSHAKE) == (bench.derp,)
+    bench.take_events()
+    bench.manager.set_reachability(bench.now, has_derp=True, dead_regions=frozenset({REGION}))
+    assert PathChanged(bench.peer, None, None) in bench.take_events()
+    assert bench.send(Kind.HANDSHAKE) == (LAN, PUBLIC)
+    bench.manager.heard_from(bench.peer, PUBLIC, bench.now)
+    assert bench.send(Kind.DATA) == (PUBLIC,)
+    bench.manager.set_reachability(bench.now, has_derp=True)
+    assert bench.send(Kind.DATA) == (bench.derp,)
+
+
 def test_the_call_is_made_up_for_when_there_is_derp() -> None:
     bench = Bench()
-    bench.manager.set_reachability(has_derp=False)
+    bench.manager.set_reachability(bench.now, has_derp=False)
     bench.send()
     bench.wait(2.0)
     assert not any(isinstance(message, CallMeMaybe) for _, message in bench.sent())
-    bench.manager.set_reachability(has_derp=True)
+    bench.manager.set_reachability(bench.now, has_derp=True)
     assert bench.send() == (bench.derp,)
     assert any(isinstance(message, CallMeMaybe) for _, message in bench.sent())
 
@@ -494,9 +508,9 @@ def test_status_says_why(bench: Bench) -> None:
     assert reason() is RelayReason.DISCOVERING
     bench.wait(2.0)
     assert reason() is RelayReason.NO_ANSWER
-    bench.manager.set_reachability(has_derp=True, has_udp=False)
+    bench.manager.set_reachability(bench.now, has_derp=True, has_udp=False)
     assert reason() is RelayReason.UDP_BLOCKED
-    bench.manager.set_reachability(has_derp=True)
+    bench.manager.set_reachability(bench.now, has_derp=True)
     bench.wait(3.5)
     bench.answer_pings(PUBLIC)
     status = bench.manager.status(bench.peer, bench.now)
