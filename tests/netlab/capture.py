@@ -20,8 +20,10 @@ MAGIC_MICROSECONDS = 0xA1B2C3D4
 LINKTYPE_ETHERNET = 1
 LINKTYPE_RAW = 101
 
+TCP_SYN = 0x02
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_IPV6 = 0x86DD
+TCP = 6
 UDP = 17
 
 
@@ -62,6 +64,38 @@ class Capture:
     def udp_datagrams(self) -> list[UdpDatagram]:
         """The recorded UDP datagrams in order. Fragments after the first and IPv6 extensions are left out."""
         return [datagram for packet in self.packets() if (datagram := _udp(packet)) is not None]
+
+    def tcp_streams(self, port: int) -> list[bytes]:
+        """What was sent to this port over IPv4, one for each connection, put together in order.
+
+        Raises ValueError if a part of one is missing.
+        """
+        segments: dict[tuple[bytes, int], dict[int, bytes]] = {}
+        starts: dict[tuple[bytes, int], int] = {}
+        for packet in self.packets():
+            if packet[0] >> 4 != 4 or packet[9] != TCP:
+                continue
+            tcp = packet[(packet[0] & 0x0F) * 4 : int.from_bytes(packet[2:4], "big")]
+            source, destination, sequence = struct.unpack_from("!HHI", tcp)
+            connection = packet[12:16], source
+            if destination != port:
+                continue
+            if tcp[13] & TCP_SYN:
+                starts[connection] = sequence + 1
+            elif data := tcp[(tcp[12] >> 4) * 4 :]:
+                segments.setdefault(connection, {})[sequence] = data
+        return [_put_together(segments.get(connection, {}), at) for connection, at in starts.items()]
+
+
+def _put_together(segments: dict[int, bytes], at: int) -> bytes:
+    """Segments by their sequence number, some of them sent twice; `at` is the first one's."""
+    stream = b""
+    for sequence, data in sorted(segments.items()):
+        known = at + len(stream) - sequence
+        if known < 0:
+            raise ValueError(f"{-known} bytes are missing")
+        stream += data[known:]
+    return stream
 
 
 def _ip_packets(recording: bytes) -> Iterator[bytes]:

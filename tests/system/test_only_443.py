@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from derp.frames import MAX_PACKET_SIZE, FrameReader, FrameType
+from meshproto.keys import KEY_SIZE
 from tests.derp.relays import Certificate
 from tests.netlab import Host, Lab, iperf3, wait_for
 from tests.netlab.networks import HOMES, KINDS
 from tests.netlab.programs import Coordinator, Node
 from tests.netlab.sites import Internet, Place
+from tests.system.traffic import kind_of
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -89,9 +92,27 @@ def assert_relayed(near: Node, far: Node) -> None:
     assert (peer["Relay"], peer["CurAddr"]) == ("embedded", "")
 
 
+def given_to_relay(stream: bytes) -> list[bytes]:
+    """The packets in what one client sent to the relay, in the clear behind nginx; none of another stream."""
+    head, end, frames = stream.partition(b"\r\n\r\n")
+    if not head.startswith(b"GET /derp ") or not end:
+        return []
+    reader = FrameReader({FrameType.SEND_PACKET: KEY_SIZE + MAX_PACKET_SIZE})
+    return [
+        payload[KEY_SIZE:] for kind, payload in reader.receive_data(frames) if kind == FrameType.SEND_PACKET
+    ]
+
+
 def test_only_443_through_nginx(rented: Rented) -> None:
     near = rented.join(rented.internet.place("office", KINDS["only-443"].site))
     far = rented.join(rented.internet.place("home", HOMES["port-restricted"].site))
+    capture = rented.coordinator.host.capture("lo", "tcp port 8080")
+    near.kill_daemon()
+    near.start_daemon()
+    near.wait_to_reach(far)
+    capture.stop()
+    relayed = [packet for stream in capture.tcp_streams(8080) for packet in given_to_relay(stream)]
+    assert {kind_of(packet) for packet in relayed} == {"WireGuard", "disco"}
     assert_relayed(near, far)
     shown = near.run("netcheck").stdout
     assert "* UDP: false" in shown

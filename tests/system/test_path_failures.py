@@ -10,7 +10,7 @@ import pytest
 from tests.netlab import Lab, wait_for
 from tests.netlab.natmesh import Member, NatMesh
 from tests.netlab.networks import NETWORKS
-from tests.system.traffic import Traffic, traffic
+from tests.system.traffic import Traffic, kind_of, traffic
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -147,13 +147,3 @@ def test_what_leaves_a_node_is_wireguard_or_sealed(pair: tuple[Member, Member]) 
     capture.stop()
     kinds = {kind_of(datagram.payload) for datagram in capture.udp_datagrams()}
     assert {"WireGuard", "disco"} <= kinds <= {"WireGuard", "disco", "STUN"}
-
-
-def kind_of(payload: bytes) -> str:
-    if payload[:6] == b"TS\xf0\x9f\x92\xac":
-        return "disco"
-    if payload[4:8] == bytes.fromhex("2112a442"):
-        return "STUN"
-    if payload[0] in (1, 2, 3, 4) and payload[1:4] == bytes(3):
-        return "WireGuard"
-    return payload.hex()

@@ -61,3 +61,14 @@ def traffic(source: Node, destination: Node) -> Iterator[Traffic]:
     for rate in seen.rates[:-1]:
         still = 0 if rate else still + 1
         seen.longest_stall = max(seen.longest_stall, still * REPORT_INTERVAL)
+
+
+def kind_of(payload: bytes) -> str:
+    """WireGuard, disco or STUN, by the first bytes; the payload itself where it is none of them."""
+    if payload[:6] == b"TS\xf0\x9f\x92\xac":
+        return "disco"
+    if payload[4:8] == bytes.fromhex("2112a442"):
+        return "STUN"
+    if payload[0] in (1, 2, 3, 4) and payload[1:4] == bytes(3):
+        return "WireGuard"
+    return payload.hex()
