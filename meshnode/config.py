@@ -1,8 +1,8 @@
 """Where a daemon keeps and offers things: flags, then the configuration file, then the defaults.
 
-The file is YAML with the names of the flags: `state_dir`, `socket`, `tun`, `port`, `mtu`, `verbose`. What a
-person sets about the node itself (routes, exit node, host name) is not in it: those are preferences, see
-`meshnode set`.
+The file is YAML with the names of the flags: `state_dir`, `socket`, `tun`, `port`, `mtu`, `port_mapping`,
+`spray`, `verbose`. What a person sets about the node itself (routes, exit node, host name) is not in it:
+those are preferences, see `meshnode set`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ class DaemonConfig:
     """UDP port of WireGuard; 0 lets the kernel choose."""
     mtu: int = 1280
     """Of the tunnel's interface."""
+    port_mapping: bool = True
+    """Whether to ask the router for a port that others can reach."""
+    spray: bool = True
+    """Whether to try hard NATs with many sockets and probes."""
     verbose: bool = False
 
 
@@ -46,6 +50,8 @@ _KINDS: dict[str, type] = {
     "tun": str,
     "port": int,
     "mtu": int,
+    "port_mapping": bool,
+    "spray": bool,
     "verbose": bool,
 }
 

@@ -51,9 +51,13 @@ class Connectivity:
         port_mapper: PortMapper,
         *,
         is_port_fixed: bool,
+        maps_port: bool,
         on_change: Callable[[], None],
     ) -> None:
-        """`on_change` is called when `endpoints` or `net_info` are others than before, latencies aside."""
+        """`maps_port`: whether the port mapper is to do more than look.
+
+        `on_change` is called when `endpoints` or `net_info` are others than before, latencies aside.
+        """
         self.endpoints: tuple[Endpoint, ...] = ()
         """Where peers may reach us, best first."""
         self.net_info: NetInfo | None = None
@@ -63,6 +67,7 @@ class Connectivity:
         self._netchecker = netchecker
         self._port_mapper = port_mapper
         self._is_port_fixed = is_port_fixed
+        self._mapped_port = engine.local_port if maps_port else 0
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._network = NetworkState()
@@ -219,7 +224,7 @@ class Connectivity:
 
     def _configure_port_mapper(self) -> None:
         gateway, own = self._network.gateway_v4 or (None, None)
-        self._port_mapper.configure(gateway=gateway, self_ip=own, local_port=self._engine.local_port)
+        self._port_mapper.configure(gateway=gateway, self_ip=own, local_port=self._mapped_port)
 
     def _local(self) -> Sequence[AddrPort]:
         return [AddrPort(str(address), self._engine.local_port) for address in self._network.endpoints]

@@ -73,6 +73,7 @@ class LinuxTunnel:
             netchecker,
             PortMapper(mark=mark_socket, entropy=os.urandom, on_change=self._port_mapped),
             is_port_fixed=config.port != 0,
+            maps_port=config.port_mapping,
             on_change=lambda: self.on_change(),
         )
         engine.on_stun = netchecker.receive
@@ -109,7 +110,7 @@ class LinuxTunnel:
             DiscoPrivate.generate(os.urandom),
             private_key.public,
             entropy=os.urandom,
-            settings=Settings(probe_mtu=True),
+            settings=Settings(probe_mtu=True, spray=config.spray),
         )
         engine = Engine(device, paths, tun, udp, loop)
         engine.on_tun_gone = on_gone

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 @flag("--tun", "--interface", metavar="NAME", help="Name of the network interface (default mesh0).")
 @flag("--port", type=int, metavar="PORT", help="UDP port of WireGuard, 0: any (default 41641).")
 @flag("--mtu", type=int, metavar="BYTES", help="MTU of the network interface (default 1280).")
+@switch(
+    "--port-mapping", help="Have the router map a port, by PCP, NAT-PMP or UPnP (default; =false: do not)."
+)
+@switch("--spray", help="Try hard NATs with many sockets for a few seconds (default; =false: do not).")
 @switch("--verbose", help="Log more.")
 @switch("--cleanup", default=False, help="Undo what a crashed daemon left on this host, and end.")
 @click.pass_context
@@ -36,6 +40,8 @@ def command(
     tun: str | None,
     port: int | None,
     mtu: int | None,
+    port_mapping: bool | None,
+    spray: bool | None,
     verbose: bool | None,
     cleanup: bool,
 ) -> None:
@@ -54,6 +60,8 @@ def command(
         "tun": tun,
         "port": port,
         "mtu": mtu,
+        "port_mapping": port_mapping,
+        "spray": spray,
         "verbose": verbose,
     }
     try:

@@ -17,9 +17,9 @@ def _no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text("tun: mesh7\nport: 1234\nstate_dir: /srv/meshnode\nverbose: true\n")
-    assert load_config(file, {"port": 0, "tun": None, "mtu": 1420}) == DaemonConfig(
-        state_dir=Path("/srv/meshnode"), tun="mesh7", port=0, mtu=1420, verbose=True
+    file.write_text("tun: mesh7\nport: 1234\nstate_dir: /srv/meshnode\nverbose: true\nspray: false\n")
+    assert load_config(file, {"port": 0, "tun": None, "port_mapping": False}) == DaemonConfig(
+        state_dir=Path("/srv/meshnode"), tun="mesh7", port=0, port_mapping=False, spray=False, verbose=True
     )
 
 
