@@ -72,6 +72,7 @@ def tell(mesh: HomeMesh, report: Report) -> None:
     """The story, in the order in which it happens."""
     join_everybody(mesh, report)
     ping_everybody(mesh, report)
+    go_around_a_cut(mesh, report)
     open_the_home_lan(mesh, report)
     go_out_by_the_exit_node(mesh, report)
     report.console.print(report.table)
@@ -105,6 +106,29 @@ def ping_everybody(mesh: HomeMesh, report: Report) -> None:
     wanted = f"{len(pairs)} of {len(pairs)}"
     for family, count in answered.items():
         report.saw(f"pings over {family} among all nodes", f"{count} of {len(pairs)}", wanted)
+
+
+def go_around_a_cut(mesh: HomeMesh, report: Report) -> None:
+    """The laptop and home, which are both behind a NAT: directly, over the relay, and directly again."""
+    with report.step("laptop and home find a direct path through two routers that let nothing in"):
+        wait_for(lambda: way_home(mesh) == "direct", 15, what="a direct path")
+    report.saw("laptop to home, each behind its router", way_home(mesh), "direct")
+    with report.step("the café drops all UDP"):
+        mesh.network.cafe.cut("meta l4proto udp")
+        wait_for(lambda: way_home(mesh) == "relay", 15, what="the relay")
+    report.saw("… the café drops UDP", way_home(mesh), "relay")
+    with report.step("the café lets UDP through again"):
+        mesh.network.cafe.mend()
+        wait_for(lambda: way_home(mesh) == "direct", 30, what="a direct path again")
+    report.saw("… and no longer", way_home(mesh), "direct")
+
+
+def way_home(mesh: HomeMesh) -> str:
+    """How a ping from the laptop to home travels now."""
+    laptop, home = mesh.nodes["laptop"], mesh.nodes["home"]
+    if not laptop.host.reaches(home.ipv4):
+        return "no answer"
+    return "direct" if (laptop.peer("home") or {}).get("CurAddr") else "relay"
 
 
 def open_the_home_lan(mesh: HomeMesh, report: Report) -> None:

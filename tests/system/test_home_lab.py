@@ -86,7 +86,7 @@ def test_traffic_leaves_by_the_exit_node_while_it_is_set(mesh: HomeMesh) -> None
 
 def test_everything_between_two_nodes_is_wireguard_or_sealed_disco(mesh: HomeMesh) -> None:
     server, home = mesh.nodes["server"], mesh.nodes["home"]
-    with server.host.capture("eth0", "udp and host 203.0.113.20") as capture:
+    with server.host.capture("eth0", "udp and ( host 203.0.113.20 or host 2001:db8::20 )") as capture:
         server.run("down")  # so that the recording has a handshake
         server.run("up")
         server.wait_to_reach(home)
