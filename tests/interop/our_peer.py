@@ -43,7 +43,8 @@ class PeerOptions:
 
 @dataclass
 class OurPeer:
-    """One process of ours in a host. `timings` replaces fields of the protocol's clock."""
+    """One process of ours in a host. `timings` replaces fields of the protocol's clock, `env` adds to its
+    environment."""
 
     host: Host
     private_key: NodePrivate = field(default_factory=lambda: NodePrivate.generate(os.urandom))
@@ -52,6 +53,7 @@ class OurPeer:
     timings: Mapping[str, float] = field(default_factory=dict)
     peers: dict[NodePublic, PeerOptions] = field(default_factory=dict)
     process: Process | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def public_key(self) -> NodePublic:
@@ -60,9 +62,8 @@ class OurPeer:
     def start(self, addresses: Iterable[str]) -> None:
         """Start the process, with the peers set so far, and give its interface these addresses."""
         self._write()
-        self.process = self.host.popen(
-            sys.executable, "-m", "tests.interop.run_peer", self._config, self._socket, log="ours"
-        )
+        words = [sys.executable, "-m", "tests.interop.run_peer", self._config, self._socket]
+        self.process = self.host.popen(*words, log="ours", env=self.env)
         wait_for(self._ready, 20, what="our peer's start")
         self.host.ip(f"link set {INTERFACE} mtu {self.mtu} up")
         self.host.set_addresses(INTERFACE, addresses)

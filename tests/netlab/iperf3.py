@@ -28,7 +28,8 @@ class Transfer:
 
 def serve(host: Host) -> Process:
     """A server for one stream, ready to be connected to."""
-    server = host.popen("iperf3", "--server", "--one-off", "--forceflush", log="iperf3-server")
+    # A log of its own: in one that an earlier server wrote too, its "listening" would be found.
+    server = host.popen("iperf3", "--server", "--one-off", "--forceflush")
     wait_for(lambda: "listening" in server.output(), 5, what=f"iperf3's server on {host.name}")
     return server
 

@@ -1,10 +1,10 @@
-"""The reference implementation as a peer: Debian's `wireguard-go`, configured with `wg`."""
+"""The reference implementation as a peer: `wireguard-go`, or another program that `wg` configures."""
 
 from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from tests.netlab.waiting import wait_for
 
 # Where wireguard-go listens for `wg`. It is one directory for all namespaces, so interface names must differ.
 UAPI_DIRECTORY = Path("/var/run/wireguard")
+
+FOREGROUND = ("wireguard-go", "--foreground")
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,26 @@ class PeerState:
 
 
 class WireGuardGo:
-    """One `wireguard-go` in a host, with a random interface name. Keys are base64, as `wg` has them."""
+    """One `wireguard-go` in a host, with a random interface name. Keys are base64, as `wg` has them.
 
-    def __init__(self, host: Host, private_key: str, *, port: int = 51820, mtu: int = 1420) -> None:
+    `command` starts it, or another program with its ways, given the interface's name as last word.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        private_key: str,
+        *,
+        port: int = 51820,
+        mtu: int = 1420,
+        command: Sequence[str] = FOREGROUND,
+    ) -> None:
         self.host = host
         self.interface = f"wg{secrets.token_hex(4)}"
         self.port = port
         self.mtu = mtu
         self._private_key = private_key
+        self._command = command
         self._process: Process | None = None
 
     @property
@@ -44,9 +58,9 @@ class WireGuardGo:
 
     def start(self, addresses: Iterable[str]) -> None:
         """Create the interface and bring it up with these addresses. It has no peers yet."""
-        process = self.host.popen("wireguard-go", "--foreground", self.interface, log=self.interface)
+        process = self.host.popen(*self._command, self.interface, log=self.interface)
         socket = UAPI_DIRECTORY / f"{self.interface}.sock"
-        wait_for(socket.exists, 10, what="wireguard-go's socket")
+        wait_for(socket.exists, 10, what=f"the socket of {self._command[0]}")
         self._process = process
         self._wg("private-key", "/dev/stdin", stdin=self._private_key)
         self.listen(self.port)
