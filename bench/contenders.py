@@ -146,7 +146,7 @@ class Theirs(Contender):
     @classmethod
     def at(cls, path: Path, name: str = "") -> Theirs:
         """The program at `path`, named after itself and its version."""
-        words = [path, "--version"]
+        words = [str(path), "--version"]
         told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False).stdout
         program, _, version = told.partition("\n")[0].partition(" ")
         command = [str(path), "--foreground"]

@@ -25,7 +25,6 @@ OURS = "ours"
 QUIET_SHARE = 0.85
 """Of the processor time that must be idle before a measurement begins."""
 QUIET_SAMPLE = 0.5  # seconds
-QUIET_PATIENCE = 30.0  # seconds
 
 Run = Callable[[], Mapping[str, float]]
 """One measurement of one contender: figures by name."""
@@ -103,19 +102,22 @@ def interleave(
     bench: str,
     whats: Sequence[What],
     contenders: Mapping[str, Run],
-    rounds: int,
-    console: Console,
+    options: argparse.Namespace,
     setting: str = "",
 ) -> list[Figure]:
     """Every contender once in every round. One that fails is named, and left out of the figures.
 
     A figure that a contender does not return is one that it does not have: it is left out of that figure.
+    `options` are those of `parser`.
     """
+    console = Console(stderr=options.json)
+    rounds = 1 if options.quick else options.rounds
+    patience = 0.0 if options.quick else options.patience
     samples: dict[str, list[Mapping[str, float]]] = {name: [] for name in contenders}
     for number in range(rounds):
         names = list(samples)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            wait_until_quiet()
+            wait_until_quiet(patience)
             with console.status(f"{bench} {setting} round {number + 1} of {rounds}: {name}"):
                 try:
                     samples[name].append(contenders[name]())
@@ -137,17 +139,15 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def wait_until_quiet(patience: float = QUIET_PATIENCE) -> bool:
-    """Wait until the machine does nothing else, or for as long as `patience`. Returns whether it is quiet."""
+def wait_until_quiet(patience: float) -> None:
+    """Wait until the machine does nothing else, or for as long as `patience`, in seconds."""
     end = time.monotonic() + patience
-    while True:
+    while time.monotonic() < end:
         idle, total = _processor_times()
         time.sleep(QUIET_SAMPLE)
         idle_then, total_then = _processor_times()
         if idle_then - idle >= QUIET_SHARE * (total_then - total):
-            return True
-        if time.monotonic() >= end:
-            return False
+            return
 
 
 def _processor_times() -> tuple[int, int]:
@@ -203,6 +203,13 @@ def parser(module: str, description: str | None, *, rounds: int) -> argparse.Arg
     made.add_argument("--json", action="store_true", help="a line of JSON for each figure instead of a table")
     made.add_argument("--quick", action="store_true", help="one short round: to see that it works")
     made.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    made.add_argument(
+        "--patience",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="how long a run may wait for the machine to be idle (default: %(default)s)",
+    )
     return made
 
 
@@ -213,8 +220,3 @@ def report(options: argparse.Namespace, title: str, figures: Sequence[Figure]) -
             print(json.dumps(figure.record()), flush=True)
     else:
         show(Console(), title, figures)
-
-
-def console(options: argparse.Namespace) -> Console:
-    """For progress and warnings: apart from lines of JSON."""
-    return Console(stderr=options.json)

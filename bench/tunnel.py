@@ -117,15 +117,13 @@ def main(argv: Sequence[str] | None = None) -> list[Figure]:
     contenders.add_flags(parser)
     options = parser.parse_args(argv)
     if options.quick:
-        options.rounds = options.seconds = 1
+        options.seconds = 1
     figures = []
     for mtu in options.mtu:
         runs = {
             one.name: partial(measure_once, one, mtu, options.seconds) for one in contenders.chosen(options)
         }
-        figures += measure.interleave(
-            "tunnel", WHATS, runs, options.rounds, measure.console(options), f"MTU {mtu}"
-        )
+        figures += measure.interleave("tunnel", WHATS, runs, options, f"MTU {mtu}")
     measure.report(options, "One tunnel", figures)
     return figures
 

@@ -62,8 +62,10 @@ class OurPeer:
     def start(self, addresses: Iterable[str]) -> None:
         """Start the process, with the peers set so far, and give its interface these addresses."""
         self._write()
-        words = [sys.executable, "-m", "tests.interop.run_peer", self._config, self._socket]
-        self.process = self.host.popen(*words, log="ours", env=self.env)
+        module = "tests.interop.run_peer"
+        self.process = self.host.popen(
+            sys.executable, "-m", module, self._config, self._socket, log="ours", env=self.env
+        )
         wait_for(self._ready, 20, what="our peer's start")
         self.host.ip(f"link set {INTERFACE} mtu {self.mtu} up")
         self.host.set_addresses(INTERFACE, addresses)
