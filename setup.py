@@ -18,7 +18,16 @@ def rust_extensions() -> list[object]:
         return []
     from setuptools_rust import Binding, RustExtension
 
-    return [RustExtension("meshnode._native", path=str(MANIFEST), binding=Binding.PyO3, optional=True)]
+    return [
+        RustExtension(
+            "meshnode._native",
+            path=str(MANIFEST),
+            binding=Binding.PyO3,
+            args=["--locked"],
+            debug=False,
+            optional=True,
+        )
+    ]
 
 
 setup(rust_extensions=rust_extensions())

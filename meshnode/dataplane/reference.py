@@ -138,7 +138,7 @@ def open_batch(
     for offset in range(0, total, stride):
         stop = offset + stride if offset + stride < total else total
         if stop - offset < OVERHEAD:
-            if bytes(datagrams[offset : offset + 4]) == b"\x04\0\0\0":
+            if bytes(datagrams[offset:stop][:4]) == b"\x04\0\0\0":
                 count_drop(drops, DropReason.TOO_SHORT)
             else:
                 other.append((offset, stop - offset))

@@ -77,6 +77,8 @@ class Superpacket:
         payload = len(packet) - self._header_size
         self.count = max(1, -(-payload // gso_size))
         self.segment_size = self._header_size + min(gso_size, payload)
+        if self.segment_size - (40 if packet[0] >> 4 == 6 else 0) > 0xFFFF:
+            raise MalformedSuperpacket("a segment longer than its length field can say")
         self.last_size = len(packet) - (self.count - 1) * gso_size
 
     def segments(self, padded_size: int, padded_last_size: int) -> Iterator[memoryview]:
