@@ -106,6 +106,7 @@ class Client:
             self.socket = _TLS.wrap_socket(self.socket)
         self._log_in(relay)
         self.socket.setblocking(False)
+        self._readable = _poll(self.socket, select.POLLIN)
 
     def send(self, data: memoryview) -> int:
         """How many bytes were taken."""
@@ -116,7 +117,7 @@ class Client:
     def receive_into(self, buffer: bytearray, patience_s: float) -> int:
         """How many bytes came within that time."""
         has_some = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
-        if has_some or select.select([self.socket], [], [], patience_s)[0]:
+        if has_some or self._readable.poll(patience_s * 1000):
             with suppress(BlockingIOError, ssl.SSLWantReadError):
                 return self.socket.recv_into(buffer)
         return 0
@@ -148,6 +149,7 @@ class Stream:
         assert len(frame) == FRAME_SIZE
         self._frames = memoryview(frame * WINDOW)
         self._source = source
+        self._writable = _poll(source.socket, select.POLLOUT)
         self._destination = destination
         self._buffer = bytearray(BUFFER_SIZE)
         self.sent_bytes = 0
@@ -196,7 +198,7 @@ class Stream:
     def _drain(self) -> None:
         """What was begun is finished, and what is under way arrives, or is lost."""
         while self.sent_bytes % FRAME_SIZE:
-            select.select([], [self._source.socket], [], 1)
+            self._writable.poll(1000)
             offset = self.sent_bytes % FRAME_SIZE
             self.sent_bytes += self._source.send(self._frames[offset:FRAME_SIZE])
         while self.in_flight_bytes and self._receive(1.0):
@@ -215,6 +217,13 @@ class Measured:
     lost: int  # of a pair that reads, beside a client that does not
     kept: int  # of the same pair, packets that arrived
     growth_kib: int  # of the relay's memory while one client did not read
+
+
+def _poll(sock: socket.socket, event: int) -> select.poll:
+    """Waits for a socket whose number may be greater than `select.select` can take."""
+    poll = select.poll()
+    poll.register(sock, event)
+    return poll
 
 
 def measure(relay: Relay, clients: int, seconds: float, console: Console) -> Measured:
