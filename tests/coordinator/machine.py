@@ -150,7 +150,9 @@ class Connection:
     def _handle(self, event: h2.events.Event) -> None:
         match event:
             case h2.events.ResponseReceived():
-                self._streams[event.stream_id].status.set_result(int(dict(event.headers)[":status"]))
+                self._streams[event.stream_id].status.set_result(
+                    int(dict[Any, Any](event.headers)[":status"])
+                )
             case h2.events.DataReceived():
                 if self.acknowledge:
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
