@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from rich.console import Console
 
-from bench.relay import Client, Relay, allow_many_files, measure, our_relay
+from bench.relay import measure_relay
+from bench.relay_load import Client, allow_many_files
+from bench.relays import Relay, our_relay
+from bench.usage import resident_kib
 from derp import frames
 from derp.frames import FrameReader, FrameType
 
@@ -102,7 +104,7 @@ def test_only_the_slow_reader_loses_packets(relay: Relay) -> None:
             slow.read()
             for inbox in receivers:
                 assert inbox.read(patience_s=10.0)
-            memory.append(relay.resident_kib())
+            memory.append(resident_kib(relay.pid))
         flood.finish()
         while slow.read(patience_s=1.0):
             pass
@@ -118,7 +120,7 @@ def test_only_the_slow_reader_loses_packets(relay: Relay) -> None:
 
 def test_the_benchmark_measures() -> None:
     with our_relay(uses_tls=False) as relay:
-        measured = measure(relay, clients=50, seconds=0.5, console=Console(quiet=True))
+        measured = measure_relay(relay, clients=50, seconds=0.5)
     assert measured.kept > 100
     assert measured.lost == 0
     assert measured.packets_per_s > 100
