@@ -20,7 +20,7 @@ help:
 	@echo 'make natlab      every pair of NATs: how they meet and how fast, as a table (root); ARGS=--help for more'
 	@echo 'make test        lint, types and every test, system and interop included (root); TESTS=path for some'
 	@echo 'make lint        ruff and mypy only'
-	@echo 'make bench       speed, as ratios to what else there is (root)'
+	@echo 'make bench       speed, as ratios, into docs/performance.md (root); QUICK=1 to try it, ARGS=--help for more'
 	@echo 'make setup       install what all of these need; they call it by themselves'
 	@echo 'make lock        choose the newest versions of all dependencies anew, into requirements.lock'
 	@echo 'make clean       remove .venv, caches and what a broken run left'
@@ -53,7 +53,7 @@ test: lint
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 bench: setup
-	@$(BIN)/python -m bench $(if $(JSON),--json)
+	@$(BIN)/python -m bench $(if $(JSON),--json) $(if $(QUICK),--quick) $(ARGS)
 
 lock:
 	@tools/lock.sh
