@@ -1,8 +1,8 @@
 """The batch kernel: what happens per packet, called once per TUN read or per receive.
 
-Callers import from here; which implementation answers is decided once, in `meshnode.dataplane.kernel`. The last
-argument of `open_batch` says which inner packets may be merged (`Coalescing`): only the shell knows what its
-tunnel device takes back. The buffers of a call are the call's until it returns, and must not overlap.
+Callers import from here; which implementation answers is decided once, in `meshnode.dataplane.kernel`. The
+last argument of `open_batch` says which inner packets may be merged (`Coalescing`): only the shell knows what
+its tunnel device takes back. The buffers of a call are the call's until it returns, and must not overlap.
 """
 
 from meshnode.dataplane.drops import DropReason, count_drop

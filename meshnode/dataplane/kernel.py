@@ -1,8 +1,8 @@
-"""Which implementation of the batch kernel this process runs on: decided once, here, when it is first imported.
+"""Which implementation of the batch kernel this process runs on: decided once, here, on the first import.
 
-The compiled one (`native/`) where it was built, its Python twin (`meshnode.dataplane.reference`) where not, or
-where MESHNODE_PURE=1 is in the environment. A core does not look at the environment: the compiled module does,
-and refuses to load. For the type checker there is only the Python twin, whose types the compiled one has.
+The compiled one (`native/`) where it was built, its Python twin (`meshnode.dataplane.reference`) where not,
+or where MESHNODE_PURE=1 is in the environment. A core does not look at the environment: the compiled module
+does, and refuses to load. For the type checker there is only the Python twin, whose types the other has.
 """
 
 from __future__ import annotations

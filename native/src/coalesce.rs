@@ -5,14 +5,16 @@
 //! overtakes anything else of it, except that a TCP segment may go before the group that it immediately
 //! precedes. Items leave in the order of their first packet.
 //!
-//! Packets lie in the caller's buffer, each behind [`HEADER_SIZE`] bytes of room. A packet that joins the last
-//! item is moved up to it, so that a bulk transfer ends as one contiguous unit; joining an earlier item leaves
-//! pieces apart, and [`Coalescer::finish`] puts them together.
+//! Packets come one by one, and each is copied once, behind the one before: the payload of one that joins the
+//! last item goes directly to its end, so that a bulk transfer ends as one contiguous unit; anything else gets
+//! [`HEADER_SIZE`] bytes of room before it. Joining an earlier item leaves pieces apart, and
+//! [`Coalescer::finish`] puts them together.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::group::{Coalescing, Flow, Group, Shape, Side, classify};
+use crate::checksum::copy_and_sum;
+use crate::group::{Coalescing, Flow, Group, Side, classify};
 use crate::virtio::{HEADER_SIZE, NO_OFFLOAD};
 
 /// Position and length of one unit: offload header and packet, one TUN write.
@@ -33,7 +35,7 @@ struct Piece {
     next: Option<usize>,
 }
 
-/// The packets of one batch. Give each to `add` as soon as it lies in the buffer, then call `finish`.
+/// The packets of one batch. Give each to `add`, then call `finish`.
 ///
 /// Keep it for the next batch: then nothing is allocated once it has seen a large one.
 #[derive(Default)]
@@ -60,25 +62,22 @@ impl Coalescer {
         self.end = 0;
     }
 
-    /// Where the used part of the buffer ends: the next packet must lie [`HEADER_SIZE`] bytes or more behind it.
+    /// Where the used part of the buffer ends.
     #[inline]
     pub fn end(&self) -> usize {
         self.end
     }
 
-    /// Take the IP packet of `length` bytes at `offset`.
+    /// Take an IP packet. `out` must have room for it, and for [`HEADER_SIZE`] bytes, behind `end`.
     #[inline]
-    pub fn add(&mut self, out: &mut [u8], offset: usize, length: usize) {
-        if self.is_last_open {
-            let last = self.items.len() - 1;
-            if self.may_join(last, out, offset, length) && self.join(last, out, offset, length) {
-                return;
-            }
+    pub fn add(&mut self, out: &mut [u8], packet: &[u8]) {
+        if self.is_last_open && self.join(self.items.len() - 1, out, packet) {
+            return;
         }
         if self.coalescing == Coalescing::default() {
-            self.append_item(offset, length, None);
+            self.append_item(out, packet, None);
         } else {
-            self.place(out, offset, length);
+            self.place(out, packet);
         }
     }
 
@@ -103,78 +102,73 @@ impl Coalescer {
     // --- where a packet goes ---
 
     /// Let the packet join its flow's latest item, or become an item.
-    fn place(&mut self, out: &mut [u8], offset: usize, length: usize) {
-        let (flow, shape) = classify(&out[offset..offset + length], self.coalescing);
+    fn place(&mut self, out: &mut [u8], packet: &[u8]) {
+        let (flow, shape) = classify(packet, self.coalescing);
         let Some(flow) = flow else {
             self.open.clear();
-            return self.append_item(offset, length, None);
+            return self.append_item(out, packet, None);
         };
         let Some(shape) = shape else {
             self.open.remove(&flow);
-            return self.append_item(offset, length, None);
+            return self.append_item(out, packet, None);
         };
         if let Some(&found) = self.open.get(&flow) {
             let is_last = self.is_last_open && found == self.items.len() - 1; // that was tried
             let is_alike = self.items[found].group.as_ref().is_some_and(|group| group.shape == shape);
-            if !is_last
-                && is_alike
-                && self.may_join(found, out, offset, length)
-                && self.join(found, out, offset, length)
-            {
+            if !is_last && is_alike && self.join(found, out, packet) {
                 return;
             }
         }
         self.open.insert(flow, self.items.len());
-        self.append_item(offset, length, Some((shape, out)));
+        self.append_item(out, packet, Some(Group::new(shape, packet)));
     }
 
-    fn append_item(&mut self, offset: usize, length: usize, open: Option<(Shape, &mut [u8])>) {
-        self.end = offset + length;
-        self.is_last_open = open.is_some();
-        let group = open.map(|(shape, out)| Group::new(shape, &out[offset..offset + length]));
+    fn append_item(&mut self, out: &mut [u8], packet: &[u8], group: Option<Group>) {
+        let offset = self.end + HEADER_SIZE;
+        self.end = offset + packet.len();
+        out[offset..self.end].copy_from_slice(packet);
+        self.is_last_open = group.is_some();
         self.items.push(Item { offset, end: self.end, group, more: None });
-    }
-
-    /// Whether the packet has a payload and the headers of the item's group.
-    #[inline]
-    fn may_join(&self, item: usize, out: &[u8], offset: usize, length: usize) -> bool {
-        let item = &self.items[item];
-        item.group.as_ref().is_some_and(|group| {
-            let size = group.shape.header_size;
-            let head = &out[item.offset..item.offset + size];
-            length > size && group.shape.agree(head, &out[offset..offset + size])
-        })
     }
 
     // --- merging ---
 
-    /// Merge the packet into the item, whose headers it has. False, with nothing changed, or true.
+    /// Merge the packet into the item. False, with nothing changed that counts, or true.
     #[inline]
-    fn join(&mut self, item: usize, out: &mut [u8], offset: usize, length: usize) -> bool {
-        let Item { offset: head, end, group, .. } = &mut self.items[item];
-        let Some(group) = group else { return false };
+    fn join(&mut self, number: usize, out: &mut [u8], packet: &[u8]) -> bool {
+        let item = &mut self.items[number];
+        let Some(group) = &mut item.group else { return false };
         let header_size = group.shape.header_size;
-        match group.join(&out[*head..*end], &out[offset..offset + length]) {
-            None => return false,
-            Some(Side::After) => self.append(item, out, offset + header_size..offset + length),
-            Some(Side::Before) => self.prepend(item, header_size, offset, length),
+        let first = &out[item.offset..item.end];
+        if packet.len() <= header_size || !group.shape.agree(first, packet) {
+            return false;
+        }
+        let Some(side) = group.offer(first, packet) else { return false };
+        // Where its payload goes to stay, if it is intact; if not, nothing else was there.
+        let is_next = side == Side::After && item.end == self.end && item.more.is_none();
+        let offset = if is_next { self.end } else { self.end + HEADER_SIZE + header_size };
+        let payload = offset..offset + packet.len() - header_size;
+        let payload_sum = copy_and_sum(&packet[header_size..], &mut out[payload.clone()]);
+        if !group.join(side, packet, payload_sum) {
+            return false;
+        }
+        self.end = payload.end;
+        match side {
+            Side::After if is_next => item.end = self.end,
+            Side::After => self.append_piece(number, payload),
+            Side::Before => {
+                let offset = offset - header_size;
+                out[offset..payload.start].copy_from_slice(&packet[..header_size]);
+                self.prepend(number, header_size, offset);
+            }
         }
         true
     }
 
-    #[inline]
-    fn append(&mut self, item: usize, out: &mut [u8], payload: Range<usize>) {
-        let item = &mut self.items[item];
-        if item.end == self.end && item.more.is_none() {
-            let end = item.end + payload.len();
-            out.copy_within(payload, item.end);
-            item.end = end;
-            self.end = end;
-            return;
-        }
-        self.end = payload.end;
+    fn append_piece(&mut self, item: usize, payload: Range<usize>) {
         let piece = self.pieces.len();
         self.pieces.push(Piece { range: payload, next: None });
+        let item = &mut self.items[item];
         item.more = match item.more {
             None => Some((piece, piece)),
             Some((first, last)) => {
@@ -184,15 +178,15 @@ impl Coalescer {
         };
     }
 
-    fn prepend(&mut self, item: usize, header_size: usize, offset: usize, length: usize) {
+    /// The packet that ends at `end` becomes the first of the item.
+    fn prepend(&mut self, item: usize, header_size: usize, offset: usize) {
         let item = &mut self.items[item];
         let piece = self.pieces.len();
         let next = item.more.map(|(first, _)| first);
         self.pieces.push(Piece { range: item.offset + header_size..item.end, next });
         item.more = Some((piece, item.more.map_or(piece, |(_, last)| last)));
         item.offset = offset;
-        item.end = offset + length;
-        self.end = item.end;
+        item.end = self.end;
     }
 
     // --- the result ---
@@ -244,9 +238,7 @@ mod tests {
         let mut coalescer = Coalescer::default();
         coalescer.start(BOTH);
         for packet in packets {
-            let start = coalescer.end() + HEADER_SIZE;
-            out[start..start + packet.len()].copy_from_slice(packet);
-            coalescer.add(&mut out, start, packet.len());
+            coalescer.add(&mut out, packet);
         }
         let mut units = Vec::new();
         coalescer.finish(&mut out, &mut units);

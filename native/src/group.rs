@@ -1,6 +1,6 @@
 //! A packet that others may join, and those that did (reference §5.6).
 
-use crate::checksum::{complement, fold, sum};
+use crate::checksum::{complement, fold, sum, sum_short};
 use crate::seal::MAX_UNIT_SEGMENTS;
 use crate::virtio::{self, NEEDS_CSUM, Offload, TCP_PSH};
 use crate::wire::{put_u16, u16_at, u32_at};
@@ -91,20 +91,21 @@ impl Shape {
     /// Addresses and protocol of the pseudo-header; the length differs per packet.
     fn pseudo_sum(&self, header: &[u8]) -> u64 {
         let addresses = if self.start == 20 { &header[12..20] } else { &header[8..40] };
-        sum(addresses) + u64::from(if self.is_tcp { virtio::TCP } else { virtio::UDP })
+        sum_short(addresses) + u64::from(if self.is_tcp { virtio::TCP } else { virtio::UDP })
     }
 
     /// True when the checksums of a packet verify: the transport's and, in IPv4, the header's.
     #[inline]
-    fn is_intact(&self, packet: &[u8], pseudo_sum: u64) -> bool {
-        if self.start == 20 && sum(&packet[..20]) != 0xffff {
+    fn is_intact(&self, header: &[u8], pseudo_sum: u64, payload_sum: u64, payload_size: usize) -> bool {
+        if self.start == 20 && sum_short(&header[..20]) != 0xffff {
             return false;
         }
-        if !self.is_tcp && u16_at(packet, self.start + virtio::UDP_CSUM_OFFSET) == 0 {
+        let transport = &header[self.start..self.header_size];
+        if !self.is_tcp && u16_at(transport, virtio::UDP_CSUM_OFFSET) == 0 {
             return self.start == 20; // the sender used none, which only IPv4 permits (RFC 768)
         }
-        let transport = &packet[self.start..];
-        fold(sum(transport) + pseudo_sum + transport.len() as u64) == 0xffff
+        let length = (transport.len() + payload_size) as u64;
+        fold(sum_short(transport) + payload_sum + pseudo_sum + length) == 0xffff
     }
 
     fn sequence(&self, packet: &[u8]) -> u32 {
@@ -162,26 +163,34 @@ impl Group {
         }
     }
 
-    /// Take in `packet`, whose headers agree with those of the group, if it fits and is intact.
+    /// Where `packet`, whose headers agree with those of the group, would join it.
     ///
-    /// `first` is the first packet of the group, looked at only while it is alone. None, with nothing changed
-    /// but that `first` is known to be intact, or where the packet goes.
+    /// `first` is the first packet of the group, looked at while it is alone: a corrupt one stays alone and as
+    /// it is, because the merge would replace its checksum.
     #[inline]
-    pub fn join(&mut self, first: &[u8], packet: &[u8]) -> Option<Side> {
+    pub fn offer(&mut self, first: &[u8], packet: &[u8]) -> Option<Side> {
         let size = packet.len() - self.shape.header_size;
         let side = self.side(packet, size)?;
         let is_full = self.count >= if self.shape.is_tcp { MAX_SUPERPACKET } else { MAX_UNIT_SEGMENTS };
-        let total = self.payload_size + size;
-        if is_full || self.shape.header_size + total > MAX_SUPERPACKET {
+        if is_full || self.shape.header_size + self.payload_size + size > MAX_SUPERPACKET {
             return None;
         }
-        // A corrupt packet stays alone and as it is: the merge would replace its checksum.
-        self.is_verified = self.is_verified || self.shape.is_intact(first, self.pseudo_sum);
-        if !self.is_verified || !self.shape.is_intact(packet, self.pseudo_sum) {
-            return None;
+        if !self.is_verified {
+            let (header, payload) = first.split_at(self.shape.header_size);
+            self.is_verified = self.shape.is_intact(header, self.pseudo_sum, sum(payload), payload.len());
+        }
+        self.is_verified.then_some(side)
+    }
+
+    /// Take in the packet that was offered, if it is intact; `payload_sum` is the checksum of its payload.
+    #[inline]
+    pub fn join(&mut self, side: Side, packet: &[u8], payload_sum: u64) -> bool {
+        let size = packet.len() - self.shape.header_size;
+        if !self.shape.is_intact(packet, self.pseudo_sum, payload_sum, size) {
+            return false;
         }
         self.count += 1;
-        self.payload_size = total;
+        self.payload_size += size;
         match side {
             Side::After => {
                 self.next_sequence = self.next_sequence.wrapping_add(size as u32);
@@ -198,7 +207,7 @@ impl Group {
                 self.sequence = self.shape.sequence(packet);
             }
         }
-        Some(side)
+        true
     }
 
     /// Where a packet with `size` bytes of payload would join.
@@ -227,7 +236,7 @@ impl Group {
         if transport == 20 {
             put_u16(header, 2, total as u16);
             put_u16(header, 10, 0);
-            let checksum = complement(sum(&header[..transport]));
+            let checksum = complement(sum_short(&header[..transport]));
             put_u16(header, 10, checksum);
         } else {
             put_u16(header, 4, (total - 40) as u16);

@@ -10,7 +10,6 @@ use crate::group::Coalescing;
 use crate::replay::ReplayWindow;
 use crate::session::Receiving;
 use crate::table::{Entry, SessionTable};
-use crate::virtio::HEADER_SIZE;
 use crate::wire::{DATAGRAM_HEADER_SIZE, Kind, OVERHEAD, kind_of, u16_at};
 
 /// A session during one batch: its totals, and the inner source that was looked up last.
@@ -41,6 +40,8 @@ pub struct Batch<H> {
     pub drops: Drops,
     indices: Vec<u32>,
     coalescer: Coalescer,
+    /// The packet that is being opened: it stays in the cache, whatever becomes of it.
+    room: Vec<u8>,
 }
 
 impl<H> Default for Batch<H> {
@@ -52,6 +53,7 @@ impl<H> Default for Batch<H> {
             drops: Drops::default(),
             indices: Vec::new(),
             coalescer: Coalescer::default(),
+            room: Vec::new(),
         }
     }
 }
@@ -78,6 +80,9 @@ impl<H> Batch<H> {
             _ => (total.max(1), Coalescing::default()),
         };
         self.coalescer.start(coalescing);
+        if self.room.len() < stride.min(total) {
+            self.room.resize(stride.min(total), 0);
+        }
         let table = sessions.read();
         let mut unknown = None;
         let mut offset = 0;
@@ -156,15 +161,14 @@ impl<H> Batch<H> {
             if found != index {
                 break;
             }
-            let start = self.coalescer.end() + HEADER_SIZE;
             let sealed = &datagram[DATAGRAM_HEADER_SIZE..];
-            let room = &mut out[start..start + datagram.len() - OVERHEAD];
+            let room = &mut self.room[..datagram.len() - OVERHEAD];
             let admitted = receiver
                 .open(key.as_ref(), replay, counter, sealed, offset, room)
                 .and_then(|()| receiver.admit(allowed_ips, room));
             match admitted {
                 Ok(0) => {}
-                Ok(length) => self.coalescer.add(out, start, length),
+                Ok(length) => self.coalescer.add(out, &room[..length]),
                 Err(reason) => self.drops.count(reason),
             }
             offset = stop;
@@ -227,6 +231,7 @@ mod tests {
     use super::*;
     use crate::seal::{seal_packet, sealed_size};
     use crate::session::Session;
+    use crate::virtio::HEADER_SIZE;
 
     const KEY: [u8; 32] = [3; 32];
 

@@ -11,7 +11,7 @@
 //!
 //! Everything else is copied from the superpacket's headers (reference §5.4, §5.5).
 
-use crate::checksum::{complement, fold, sum};
+use crate::checksum::{complement, copy_and_sum, fold, sum, sum_short};
 use crate::virtio::{self, HEADER_SIZE, Offload};
 use crate::wire::{put_u16, put_u32, u16_at, u32_at};
 
@@ -129,12 +129,12 @@ impl<'a> Superpacket<'a> {
         let (header, payload) = segment.split_at_mut(template.header_size);
         header.copy_from_slice(&self.packet[..template.header_size]);
         let from = template.header_size + k * template.gso_size;
-        payload.copy_from_slice(&self.packet[from..from + payload.len()]);
+        let payload_sum = copy_and_sum(&self.packet[from..from + payload.len()], payload);
         template.write_ip(segment, k);
         if template.is_tcp {
-            template.write_tcp(segment, k, is_last);
+            template.write_tcp(segment, k, is_last, payload_sum);
         } else {
-            template.write_udp(segment);
+            template.write_udp(segment, payload_sum);
         }
     }
 }
@@ -174,7 +174,7 @@ impl Template {
     }
 
     #[inline]
-    fn write_tcp(&self, segment: &mut [u8], k: usize, is_last: bool) {
+    fn write_tcp(&self, segment: &mut [u8], k: usize, is_last: bool, payload_sum: u64) {
         let start = self.start;
         let sequence = u32_at(segment, start + 4).wrapping_add((k * self.gso_size) as u32);
         let mut flags = segment[start + 13];
@@ -187,15 +187,15 @@ impl Template {
         put_u32(segment, start + 4, sequence);
         segment[start + 13] = flags;
         let varying =
-            u64::from(sequence) + sum(&segment[start + 8..start + 16]) + (segment.len() - start) as u64;
-        let total = self.transport_sum + varying + sum(&segment[self.header_size..]);
+            u64::from(sequence) + sum_short(&segment[start + 8..start + 16]) + (segment.len() - start) as u64;
+        let total = self.transport_sum + varying + payload_sum;
         put_u16(segment, start + virtio::TCP_CSUM_OFFSET, complement(total));
     }
 
     #[inline]
-    fn write_udp(&self, segment: &mut [u8]) {
+    fn write_udp(&self, segment: &mut [u8], payload_sum: u64) {
         let length = segment.len() - self.start;
-        let total = self.transport_sum + 2 * length as u64 + sum(&segment[self.header_size..]);
+        let total = self.transport_sum + 2 * length as u64 + payload_sum;
         put_u16(segment, self.start + 4, length as u16);
         put_u16(segment, self.start + virtio::UDP_CSUM_OFFSET, complement_udp(total));
     }

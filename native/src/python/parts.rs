@@ -44,7 +44,8 @@ impl Coalescer {
 
     /// Take the IP packet of `length` bytes at `offset`. Returns where the used part of `out` ends.
     fn add(&mut self, offset: usize, length: usize) -> usize {
-        self.coalescer.add(self.out.bytes(), offset, length);
+        let packet = self.out.bytes()[offset..offset + length].to_vec();
+        self.coalescer.add(self.out.bytes(), &packet);
         self.coalescer.end()
     }
 
