@@ -6,7 +6,8 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from meshnode.dataplane import AllowedIPs, Coalescing, Opened, Session, SessionTable, open_batch
+from meshnode.dataplane import Coalescing, Opened
+from tests.meshnode.dataplane.kernels import EVERYTHING, PURE, Kernel
 
 TCP = 6
 UDP = 17
@@ -116,21 +117,22 @@ class Pair:
     SEND_INDEX = 0x11223344
     KEYS = (bytes(range(32)), bytes(range(32, 64)))
 
-    def __init__(self) -> None:
-        self.sender = Session(self.KEYS[0], self.KEYS[1], 5, self.SEND_INDEX)
-        self.receiver = Session(self.KEYS[1], self.KEYS[0], self.SEND_INDEX, 5)
-        self.sessions = SessionTable()
+    def __init__(self, kernel: Kernel = PURE) -> None:
+        self.kernel = kernel
+        self.sender = kernel.Session(self.KEYS[0], self.KEYS[1], 5, self.SEND_INDEX)
+        self.receiver = kernel.Session(self.KEYS[1], self.KEYS[0], self.SEND_INDEX, 5)
+        self.sessions = kernel.SessionTable()
         self.sessions.set(self.SEND_INDEX, self.receiver, 1)
-        self.allowed_ips = AllowedIPs()
+        self.allowed_ips = kernel.AllowedIPs()
         for prefix in ("0.0.0.0/0", "::/0"):
             self.allowed_ips.insert(ipaddress.ip_network(prefix), 1)
 
     def open(
-        self, datagrams: bytes, stride: int, coalescing: Coalescing = Coalescing.TCP | Coalescing.UDP
+        self, datagrams: bytes, stride: int, coalescing: Coalescing = EVERYTHING
     ) -> tuple[list[bytes], Opened]:
         """The units that come out, and the rest."""
         out = bytearray(b"\xee" * len(datagrams))
-        opened = open_batch(
+        opened = self.kernel.open_batch(
             self.sessions, self.allowed_ips, memoryview(datagrams), stride, memoryview(out), coalescing
         )
         return [bytes(out[offset : offset + length]) for offset, length in opened.units], opened

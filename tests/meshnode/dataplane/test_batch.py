@@ -15,29 +15,25 @@ from meshnode.dataplane import (
     MAX_UNIT_IPV6,
     NO_PEER,
     SEAL_BUFFER_SIZE,
-    AllowedIPs,
     Coalescing,
     DropReason,
-    Session,
     SessionSpent,
     Unit,
-    open_batch,
-    route,
-    seal_packet,
-    seal_superpacket,
 )
 from meshnode.dataplane.replay import COUNTER_LIMIT
+from tests.meshnode.dataplane.kernels import Kernel, cut
 from tests.meshnode.dataplane.packets import ACK, PSH, V4, V6, Pair, parse, tcp_packet, udp_packet
-from tests.meshnode.dataplane.test_segmentation import cut, offload
+from tests.meshnode.dataplane.test_segmentation import offload
 
 INNER = udp_packet(b"hello", addresses=V4)
 
 
 def seal(
-    session: Session, read: bytes, *, mtu: int = 1280, max_unit: int = MAX_UNIT_IPV4
+    pair: Pair, read: bytes, *, mtu: int = 1280, max_unit: int = MAX_UNIT_IPV4
 ) -> tuple[list[Unit], bytes]:
+    """The sends that one TUN read becomes at the sender, and their bytes."""
     out = bytearray(SEAL_BUFFER_SIZE)
-    units = seal_superpacket(session, memoryview(read), memoryview(out), mtu, max_unit)
+    units = pair.kernel.seal_superpacket(pair.sender, memoryview(read), memoryview(out), mtu, max_unit)
     return units, bytes(out[: units[-1].offset + units[-1].length]) if units else b""
 
 
@@ -72,11 +68,11 @@ def bulk(payload_size: int, gso_size: int, *, is_ipv6: bool = False) -> bytes:
         (1280, 1000, 1),
     ],
 )
-def test_units_stay_within_one_gso_send(mtu: int, max_unit: int, per_unit: int) -> None:
-    pair = Pair()
+def test_units_stay_within_one_gso_send(kernel: Kernel, mtu: int, max_unit: int, per_unit: int) -> None:
+    pair = Pair(kernel)
     gso_size = mtu - 40
     read = bulk(64000, gso_size)
-    units, out = seal(pair.sender, read, mtu=mtu, max_unit=max_unit)
+    units, out = seal(pair, read, mtu=mtu, max_unit=max_unit)
     assert {unit.stride for unit in units} == {mtu + 32}
     assert all(-(-unit.length // unit.stride) == per_unit for unit in units[:-1])
     assert all(unit.length <= max_unit for unit in units) or per_unit == 1
@@ -85,10 +81,10 @@ def test_units_stay_within_one_gso_send(mtu: int, max_unit: int, per_unit: int) 
 
 
 @pytest.mark.parametrize("is_ipv6", [False, True])
-def test_a_bulk_transfer_comes_out_as_it_went_in(is_ipv6: bool) -> None:
-    pair = Pair()
+def test_a_bulk_transfer_comes_out_as_it_went_in(kernel: Kernel, is_ipv6: bool) -> None:
+    pair = Pair(kernel)
     read = bulk(1240 * 48 + 7, 1240, is_ipv6=is_ipv6)
-    (unit,), out = seal(pair.sender, read, mtu=1300)
+    (unit,), out = seal(pair, read, mtu=1300)
     (opened,), outcome = pair.open(out, unit.stride)
     assert cut(opened) == cut(read)
     assert opened[1:2] == read[1:2]
@@ -100,50 +96,52 @@ def test_a_bulk_transfer_comes_out_as_it_went_in(is_ipv6: bool) -> None:
 
 @pytest.mark.parametrize("options", [b"", b"\x01" * 12])
 @pytest.mark.parametrize("is_ipv6", [False, True])
-def test_the_least_mss_fits_the_output(options: bytes, is_ipv6: bool) -> None:
+def test_the_least_mss_fits_the_output(kernel: Kernel, options: bytes, is_ipv6: bool) -> None:
     """More than 1,300 segments, each with its own headers and tag (Linux: TCP_MIN_SND_MSS is 48)."""
     addresses = V6 if is_ipv6 else V4
     start = 40 if is_ipv6 else 20
     payload = bytes(65535 - start - 20 - len(options))
     packet = tcp_packet(b"", addresses=addresses, options=options) + payload
     read = offload(4 if is_ipv6 else 1, 48 - len(options), start, 16) + packet
-    units, out = seal(Pair().sender, read)
+    units, out = seal(Pair(kernel), read)
     assert len(datagrams_of(units, out)) == -(-len(payload) // (48 - len(options)))
     assert all(unit.length <= 64 * unit.stride for unit in units)
 
 
-def test_what_does_not_fit_is_not_sealed_at_all() -> None:
-    pair = Pair()
+def test_what_does_not_fit_is_not_sealed_at_all(kernel: Kernel) -> None:
+    pair = Pair(kernel)
     read = bulk(60000, 1)
-    assert seal(pair.sender, read) == ([], b"")
-    assert seal_superpacket(pair.sender, memoryview(INNER), memoryview(bytearray(9999)), 1280, 65493) == []
+    assert seal(pair, read) == ([], b"")
+    out = memoryview(bytearray(9999))
+    assert kernel.seal_superpacket(pair.sender, memoryview(INNER), out, 1280, 65493) == []
     assert pair.sender.send_counter == 0
 
 
-def test_sealing_leaves_the_packet_as_it_was() -> None:
+def test_sealing_leaves_the_packet_as_it_was(kernel: Kernel) -> None:
     """It may wait in a queue, and it may be read-only."""
     read = bytearray(bulk(5000, 1240))
     before = bytes(read)
-    seal_superpacket(Pair().sender, memoryview(read), memoryview(bytearray(9999)), 1280, 65493)
+    kernel.seal_superpacket(Pair(kernel).sender, memoryview(read), memoryview(bytearray(9999)), 1280, 65493)
     assert read == before
 
 
-def test_a_spent_session_takes_no_counter() -> None:
-    pair = Pair()
+def test_a_spent_session_takes_no_counter(kernel: Kernel) -> None:
+    pair = Pair(kernel)
     pair.sender.send_counter = COUNTER_LIMIT - 3
     with pytest.raises(SessionSpent):
-        seal(pair.sender, bulk(4000, 1000))
+        seal(pair, bulk(4000, 1000))
     assert pair.sender.send_counter == COUNTER_LIMIT - 3
-    assert seal(pair.sender, bulk(3000, 1000))[0]
-    pair.receiver.wipe()
+    assert seal(pair, bulk(3000, 1000))[0]
+    wiped = Pair(kernel)
+    wiped.sender.wipe()
     with pytest.raises(SessionSpent):
-        seal(pair.receiver, bytes(10) + INNER)
+        seal(wiped, bytes(10) + INNER)
 
 
 @given(st.integers(0, 3000), st.sampled_from([0, 576, 1280, 1281, 1420, 9000]))
-def test_sealed_size(length: int, mtu: int) -> None:
+def test_sealed_size(kernel: Kernel, length: int, mtu: int) -> None:
     """A multiple of 16 unless the MTU forbids it, and never beyond the MTU."""
-    size = len(seal_packet(Pair().sender, bytes(length), mtu)) - 32
+    size = len(kernel.seal_packet(Pair(kernel).sender, bytes(length), mtu)) - 32
     assert length <= size < length + 16
     if not mtu or length <= mtu:
         assert size % 16 == 0 or size == mtu
@@ -153,51 +151,51 @@ def test_sealed_size(length: int, mtu: int) -> None:
 # --- routing ---
 
 
-def test_route() -> None:
-    table = AllowedIPs()
+def test_route(kernel: Kernel) -> None:
+    table = kernel.AllowedIPs()
     table.insert(ipaddress.ip_network("10.0.0.2/32"), 4)
     table.insert(ipaddress.ip_network("fd00::2/128"), 6)
-    assert route(table, memoryview(bytes(10) + INNER)) == 4
-    assert route(table, memoryview(bytes(10) + udp_packet(b"", addresses=V6))) == 6
-    assert route(table, memoryview(bytes(10) + udp_packet(b"", addresses=(V4[1], V4[0])))) == NO_PEER
+    assert kernel.route(table, memoryview(bytes(10) + INNER)) == 4
+    assert kernel.route(table, memoryview(bytes(10) + udp_packet(b"", addresses=V6))) == 6
+    assert kernel.route(table, memoryview(bytes(10) + udp_packet(b"", addresses=(V4[1], V4[0])))) == NO_PEER
     for malformed in (b"", bytes(10), bytes(10) + INNER[:19], bytes(10) + b"\x60" + bytes(38), bytes(60)):
-        assert route(table, memoryview(malformed)) == NO_PEER
+        assert kernel.route(table, memoryview(malformed)) == NO_PEER
 
 
 # --- opening ---
 
 
-def test_a_keepalive_is_activity_without_a_unit() -> None:
-    pair = Pair()
-    units, opened = pair.open(seal_packet(pair.sender, b"", 1280), 32)
+def test_a_keepalive_is_activity_without_a_unit(kernel: Kernel) -> None:
+    pair = Pair(kernel)
+    units, opened = pair.open(kernel.seal_packet(pair.sender, b"", 1280), 32)
     assert units == []
     assert opened.activity == [(1, pair.receiver, 1, 0, 32, 0)]
 
 
-def test_unpadded_and_overpadded_packets() -> None:
-    pair = Pair()
+def test_unpadded_and_overpadded_packets(kernel: Kernel) -> None:
+    pair = Pair(kernel)
     for surplus in (0, 1, 100):
-        datagram = seal_packet(pair.sender, INNER + b"\xff" * surplus, 1280)
+        datagram = kernel.seal_packet(pair.sender, INNER + b"\xff" * surplus, 1280)
         assert pair.open(datagram, len(datagram))[0] == [bytes(10) + INNER]
 
 
-def test_a_hostile_segment_is_dropped_alone() -> None:
+def test_a_hostile_segment_is_dropped_alone(kernel: Kernel) -> None:
     """One reason each, in one GRO buffer of equal strides; the sound ones around them are delivered."""
-    pair = Pair()
+    pair = Pair(kernel)
     good = [tcp_packet(bytes([k]) * 40, sequence=40 * k) for k in range(10)]
-    stranger = Session(bytes(32), bytes(32), 1, 0xDEAD)
-    forger = Session(bytes(32), bytes(32), 1, pair.SEND_INDEX)
+    stranger = kernel.Session(bytes(32), bytes(32), 1, 0xDEAD)
+    forger = kernel.Session(bytes(32), bytes(32), 1, pair.SEND_INDEX)
     forger.send_counter = 2**40
 
     def sealed(packet: bytes) -> bytes:
-        return seal_packet(pair.sender, packet, 1280)
+        return kernel.seal_packet(pair.sender, packet, 1280)
 
     first = sealed(good[0])
     batch = {
         "good": first,
         "replayed": first,
-        "unknown index": seal_packet(stranger, good[1], 1280),
-        "forged": seal_packet(forger, good[1], 1280),
+        "unknown index": kernel.seal_packet(stranger, good[1], 1280),
+        "forged": kernel.seal_packet(forger, good[1], 1280),
         "good again": sealed(good[1]),
         "version 5": sealed(b"\x55" + bytes(79)),
         "length lies": sealed(b"\x45\0\xff\xff" + bytes(76)),
@@ -237,36 +235,38 @@ def good_with_ids(packets: list[bytes]) -> list[bytes]:
     ]
 
 
-def test_a_wider_prefix_does_not_admit_a_narrower_ones_source() -> None:
-    pair = Pair()
+def test_a_wider_prefix_does_not_admit_a_narrower_ones_source(kernel: Kernel) -> None:
+    pair = Pair(kernel)
     pair.allowed_ips.insert(ipaddress.ip_network("10.0.0.1/32"), 2)
-    datagram = seal_packet(pair.sender, INNER, 1280)
+    datagram = kernel.seal_packet(pair.sender, INNER, 1280)
     assert pair.open(datagram, len(datagram))[1].drops == {DropReason.SOURCE_NOT_ALLOWED: 1}
 
 
-def test_ipv6_length_beyond_16_bits() -> None:
+def test_ipv6_length_beyond_16_bits(kernel: Kernel) -> None:
     """40 + 65535 must not wrap around to something small."""
-    pair = Pair()
+    pair = Pair(kernel)
     packet = bytearray(udp_packet(bytes(32), addresses=V6))
     packet[4:6] = b"\xff\xff"
-    datagram = seal_packet(pair.sender, bytes(packet), 1280)
+    datagram = kernel.seal_packet(pair.sender, bytes(packet), 1280)
     assert pair.open(datagram, len(datagram))[1].drops == {DropReason.MALFORMED_INNER_PACKET: 1}
 
 
-def test_a_wiped_session_opens_nothing() -> None:
-    pair = Pair()
-    datagram = seal_packet(pair.sender, INNER, 1280)
+def test_a_wiped_session_opens_nothing(kernel: Kernel) -> None:
+    pair = Pair(kernel)
+    datagram = kernel.seal_packet(pair.sender, INNER, 1280)
     pair.receiver.wipe()
     assert pair.open(datagram, len(datagram))[1].drops == {DropReason.EXPIRED_KEY: 1}
 
 
-def test_two_sessions_in_one_buffer() -> None:
+def test_two_sessions_in_one_buffer(kernel: Kernel) -> None:
     """What a receive looks like while a rekey is under way."""
-    pair = Pair()
-    newer = Session(bytes(32), bytes(range(32)), 0x99, 5)
+    pair = Pair(kernel)
+    newer = kernel.Session(bytes(32), bytes(range(32)), 0x99, 5)
     pair.sessions.set(0x99, newer, 1)
-    sender = Session(bytes(range(32)), bytes(32), 5, 0x99)
-    batch = [seal_packet(session, INNER, 1280) for session in (pair.sender, sender, pair.sender, sender)]
+    sender = kernel.Session(bytes(range(32)), bytes(32), 5, 0x99)
+    batch = [
+        kernel.seal_packet(session, INNER, 1280) for session in (pair.sender, sender, pair.sender, sender)
+    ]
     units, opened = pair.open(b"".join(batch), len(batch[0]), Coalescing.NONE)
     assert units == [bytes(10) + INNER] * 4
     size = len(batch[0])
@@ -277,38 +277,38 @@ def test_two_sessions_in_one_buffer() -> None:
 
 
 @pytest.mark.parametrize("stride", [0, -1, 10**6])
-def test_a_stride_that_is_none_means_one_datagram(stride: int) -> None:
-    pair = Pair()
-    assert pair.open(seal_packet(pair.sender, INNER, 1280), stride)[0] == [bytes(10) + INNER]
+def test_a_stride_that_is_none_means_one_datagram(kernel: Kernel, stride: int) -> None:
+    pair = Pair(kernel)
+    assert pair.open(kernel.seal_packet(pair.sender, INNER, 1280), stride)[0] == [bytes(10) + INNER]
 
 
-def test_an_output_that_is_too_small_is_the_callers_mistake() -> None:
-    pair = Pair()
-    datagram = memoryview(seal_packet(pair.sender, INNER, 1280))
+def test_an_output_that_is_too_small_is_the_callers_mistake(kernel: Kernel) -> None:
+    pair = Pair(kernel)
+    datagram = memoryview(kernel.seal_packet(pair.sender, INNER, 1280))
     with pytest.raises(ValueError):
-        open_batch(pair.sessions, pair.allowed_ips, datagram, 99, memoryview(bytearray(20)))
+        kernel.open_batch(pair.sessions, pair.allowed_ips, datagram, 99, memoryview(bytearray(20)))
 
 
-def test_the_largest_datagram() -> None:
-    pair = Pair()
+def test_the_largest_datagram(kernel: Kernel) -> None:
+    pair = Pair(kernel)
     packet = udp_packet(bytes(65507 - 32 - 28 - 3))
-    datagram = seal_packet(pair.sender, packet, 0)
+    datagram = kernel.seal_packet(pair.sender, packet, 0)
     assert pair.open(datagram, len(datagram))[0] == [bytes(10) + packet]
 
 
 @given(st.binary(max_size=300), st.integers(0, 100))
-def test_any_datagrams(datagrams: bytes, stride: int) -> None:
-    units, opened = Pair().open(datagrams, stride)
+def test_any_datagrams(kernel: Kernel, datagrams: bytes, stride: int) -> None:
+    units, opened = Pair(kernel).open(datagrams, stride)
     assert units == []
     assert not opened.activity
     assert len(opened.other) + sum(opened.drops.values()) <= max(1, len(datagrams))
 
 
 @given(st.lists(st.binary(max_size=100), min_size=1, max_size=5))
-def test_any_plaintexts(plaintexts: list[bytes]) -> None:
+def test_any_plaintexts(kernel: Kernel, plaintexts: list[bytes]) -> None:
     """A peer may send us anything under a valid tag."""
-    pair = Pair()
-    batch = [seal_packet(pair.sender, plaintext.ljust(100, b"\0"), 1280) for plaintext in plaintexts]
+    pair = Pair(kernel)
+    batch = [kernel.seal_packet(pair.sender, plaintext.ljust(100, b"\0"), 1280) for plaintext in plaintexts]
     units, opened = pair.open(b"".join(batch), len(batch[0]))
     assert opened.activity[0].packets == len(batch)
     assert len(units) + opened.drops.get(DropReason.MALFORMED_INNER_PACKET, 0) <= len(batch)
@@ -328,11 +328,11 @@ READS = st.builds(
 
 @settings(deadline=None)
 @given(st.lists(READS, min_size=1, max_size=4), st.data())
-def test_seal_then_open(reads: list[bytes], data: st.DataObject) -> None:
+def test_seal_then_open(kernel: Kernel, reads: list[bytes], data: st.DataObject) -> None:
     """Whatever is read at one end is written at the other, through loss of nothing but what is replayed."""
-    pair = Pair()
+    pair = Pair(kernel)
     for read in reads:
-        units, out = seal(pair.sender, read, max_unit=data.draw(st.sampled_from([3000, MAX_UNIT_IPV4])))
+        units, out = seal(pair, read, max_unit=data.draw(st.sampled_from([3000, MAX_UNIT_IPV4])))
         expected = cut(read)
         for unit in units:
             datagrams = out[unit.offset : unit.offset + unit.length]
@@ -348,10 +348,10 @@ def test_seal_then_open(reads: list[bytes], data: st.DataObject) -> None:
 
 
 @given(st.permutations(range(12)), st.data())
-def test_reordered_and_damaged_datagrams(order: list[int], data: st.DataObject) -> None:
-    pair = Pair()
+def test_reordered_and_damaged_datagrams(kernel: Kernel, order: list[int], data: st.DataObject) -> None:
+    pair = Pair(kernel)
     inner = [tcp_packet(bytes([k]) * 40, sequence=40 * k) for k in range(12)]
-    sealed = [bytearray(seal_packet(pair.sender, packet, 1280)) for packet in inner]
+    sealed = [bytearray(kernel.seal_packet(pair.sender, packet, 1280)) for packet in inner]
     damaged = data.draw(st.sets(st.integers(0, 11)))
     for k in damaged:
         sealed[k][data.draw(st.integers(16, len(sealed[k]) - 1))] ^= 1

@@ -9,31 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshnode.dataplane import Coalescing
-from meshnode.dataplane.coalescing import Coalescer
 from meshnode.dataplane.segmentation import Superpacket
+from tests.meshnode.dataplane.kernels import Kernel, cut
 from tests.meshnode.dataplane.packets import ACK, FIN, PSH, V4, V6, Parsed, parse, tcp_packet, udp_packet
 
-EVERYTHING = Coalescing.TCP | Coalescing.UDP
 SYN = 0x02
 ECE = 0x40
-
-
-def coalesce(inner: Sequence[bytes], coalescing: Coalescing = EVERYTHING) -> list[bytes]:
-    """The units, offload header included, that `inner` becomes."""
-    out = bytearray(b"\xee" * (sum(map(len, inner)) + 10 * len(inner) + 100))
-    coalescer = Coalescer(memoryview(out), coalescing)
-    end = 0
-    for packet in inner:
-        start = end + 10
-        out[start : start + len(packet)] = packet
-        end = coalescer.add(start, len(packet))
-        assert end <= start + len(packet)
-    return [bytes(out[offset : offset + length]) for offset, length in coalescer.finish()]
-
-
-def cut(unit: bytes) -> list[bytes]:
-    superpacket = Superpacket(memoryview(unit))
-    return [bytes(part) for part in superpacket.segments(superpacket.segment_size, superpacket.last_size)]
 
 
 def counts(units: Sequence[bytes]) -> list[int]:
@@ -51,22 +32,22 @@ def stream(*sizes: int, sequence: int = 1000, last: int = ACK | PSH) -> list[byt
     return made
 
 
-def test_a_stream_becomes_one_unit() -> None:
+def test_a_stream_becomes_one_unit(kernel: Kernel) -> None:
     inner = stream(100, 100, 100, 40)
-    (unit,) = coalesce(inner)
+    (unit,) = kernel.coalesce(inner)
     assert cut(unit) == inner
 
 
-def test_one_packet_stays_as_it_is() -> None:
+def test_one_packet_stays_as_it_is(kernel: Kernel) -> None:
     for packet in (stream(100)[0], udp_packet(b"x"), b"\x45" + bytes(19)):
-        assert coalesce([packet]) == [bytes(10) + packet]
+        assert kernel.coalesce([packet]) == [bytes(10) + packet]
 
 
-def test_switched_off() -> None:
+def test_switched_off(kernel: Kernel) -> None:
     tcp, udp = stream(10, 10), [udp_packet(b"a"), udp_packet(b"b")]
-    assert len(coalesce(tcp + udp, Coalescing.NONE)) == 4
-    assert counts(coalesce(tcp + udp, Coalescing.TCP)) == [2, 1, 1]
-    assert counts(coalesce(tcp + udp, Coalescing.UDP)) == [1, 1, 2]
+    assert len(kernel.coalesce(tcp + udp, Coalescing.NONE)) == 4
+    assert counts(kernel.coalesce(tcp + udp, Coalescing.TCP)) == [2, 1, 1]
+    assert counts(kernel.coalesce(tcp + udp, Coalescing.UDP)) == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +97,8 @@ def test_switched_off() -> None:
         pytest.param([udp_packet(b"a"), udp_packet(b"b", addresses=(V4[0], V4[0]))], [1, 1], id="addresses"),
     ],
 )
-def test_what_may_join(inner: list[bytes], expected: list[int]) -> None:
-    units = coalesce(inner)
+def test_what_may_join(kernel: Kernel, inner: list[bytes], expected: list[int]) -> None:
+    units = kernel.coalesce(inner)
     assert counts(units) == expected
 
 
@@ -139,10 +120,10 @@ def changed(packet: bytes, position: int, value: int) -> bytes:
     [(1, 4), (6, 0x00), (6, 0xC0), (6, 0x20), (7, 1), (8, 63)],
     ids=["TOS", "no DF", "reserved bit", "more fragments", "fragment offset", "TTL"],
 )
-def test_ip_fields_that_must_agree(position: int, value: int) -> None:
+def test_ip_fields_that_must_agree(kernel: Kernel, position: int, value: int) -> None:
     first, second = stream(10, 10, last=ACK)
     other = changed(second, position, value)
-    assert coalesce([first, other]) == [bytes(10) + first, bytes(10) + other]
+    assert kernel.coalesce([first, other]) == [bytes(10) + first, bytes(10) + other]
 
 
 @pytest.mark.parametrize(
@@ -150,26 +131,26 @@ def test_ip_fields_that_must_agree(position: int, value: int) -> None:
     [(0x60000001, [2]), (0x60100000, [1, 1])],
     ids=["flow label may differ", "traffic class may not"],
 )
-def test_ipv6_first_word(word: int, expected: list[int]) -> None:
+def test_ipv6_first_word(kernel: Kernel, word: int, expected: list[int]) -> None:
     first = tcp_packet(b"a" * 10, addresses=V6)
     second = tcp_packet(b"b" * 10, addresses=V6, sequence=10)
-    assert counts(coalesce([first, word.to_bytes(4, "big") + second[4:]])) == expected
+    assert counts(kernel.coalesce([first, word.to_bytes(4, "big") + second[4:]])) == expected
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("byte", [10, 37, 45], ids=["IP checksum", "TCP checksum", "payload"])
-def test_a_corrupt_packet_stays_alone_and_as_it_is(position: int, byte: int) -> None:
+def test_a_corrupt_packet_stays_alone_and_as_it_is(kernel: Kernel, position: int, byte: int) -> None:
     """A merge would replace its checksum, and so make it look sound."""
     inner = stream(10, 10, 10, last=ACK)
     bad = bytearray(inner[position])
     bad[byte] ^= 0x10
     inner[position] = bytes(bad)
-    units = coalesce(inner)
+    units = kernel.coalesce(inner)
     assert bytes(10) + bad in units
     assert [packet for unit in units for packet in cut(unit)] == inner
 
 
-def test_udp_without_checksum() -> None:
+def test_udp_without_checksum(kernel: Kernel) -> None:
     """RFC 768 permits none in IPv4, RFC 8200 does not in IPv6."""
     for addresses, expected in ((V4, [2]), (V6, [1, 1])):
         start = 40 if addresses is V6 else 20
@@ -178,39 +159,39 @@ def test_udp_without_checksum() -> None:
             packet = bytearray(udp_packet(payload, addresses=addresses))
             packet[start + 6 : start + 8] = bytes(2)
             inner.append(bytes(packet))
-        assert counts(coalesce(inner)) == expected
+        assert counts(kernel.coalesce(inner)) == expected
 
 
-def test_udp_length_that_is_not_the_ip_length() -> None:
+def test_udp_length_that_is_not_the_ip_length(kernel: Kernel) -> None:
     packet = bytearray(udp_packet(b"abcd"))
     packet[25] -= 2
-    assert counts(coalesce([udp_packet(b"abcd"), bytes(packet)])) == [1, 1]
-    assert counts(coalesce([bytes(packet), udp_packet(b"abcd")])) == [1, 1]
+    assert counts(kernel.coalesce([udp_packet(b"abcd"), bytes(packet)])) == [1, 1]
+    assert counts(kernel.coalesce([bytes(packet), udp_packet(b"abcd")])) == [1, 1]
 
 
-def test_no_unit_is_longer_than_a_length_field() -> None:
+def test_no_unit_is_longer_than_a_length_field(kernel: Kernel) -> None:
     inner = stream(*[1400] * 60, last=ACK)
-    units = coalesce(inner)
+    units = kernel.coalesce(inner)
     assert [len(unit) - 10 - 40 for unit in units] == [46 * 1400, 14 * 1400]
     assert [packet for unit in units for packet in cut(unit)] == inner
 
 
-def test_interleaved_flows() -> None:
+def test_interleaved_flows(kernel: Kernel) -> None:
     tcp, other = stream(10, 10, 10), [udp_packet(bytes([k])) for k in range(3)]
-    units = coalesce([packet for pair in zip(tcp, other, strict=True) for packet in pair])
+    units = kernel.coalesce([packet for pair in zip(tcp, other, strict=True) for packet in pair])
     assert [cut(unit) for unit in units] == [
         tcp,
         [udp_packet(bytes([k]), identification=k) for k in range(3)],
     ]
 
 
-def test_what_ends_a_flow_is_not_overtaken() -> None:
+def test_what_ends_a_flow_is_not_overtaken(kernel: Kernel) -> None:
     """A segment after the FIN or the pure acknowledgement of its flow must not slip in before it."""
     first, second = stream(10, 10, last=ACK)
     for between in (tcp_packet(b"", sequence=1010, flags=ACK | FIN), tcp_packet(b"", sequence=1010)):
-        assert coalesce([first, between, second]) == [bytes(10) + p for p in (first, between, second)]
+        assert kernel.coalesce([first, between, second]) == [bytes(10) + p for p in (first, between, second)]
     fragment = changed(first, 6, 0x20)
-    assert counts(coalesce([first, fragment, second])) == [1, 1, 1]
+    assert counts(kernel.coalesce([first, fragment, second])) == [1, 1, 1]
 
 
 # --- properties ---
@@ -250,8 +231,8 @@ def delivered(inner: Sequence[bytes]) -> dict[object, list[Parsed]]:
 
 
 @given(st.lists(TCP_PACKETS | UDP_PACKETS, max_size=12))
-def test_the_stack_sees_the_same_packets(inner: list[bytes]) -> None:
-    units = coalesce(inner)
+def test_the_stack_sees_the_same_packets(kernel: Kernel, inner: list[bytes]) -> None:
+    units = kernel.coalesce(inner)
     after = delivered([packet for unit in units for packet in cut(unit)])
     before = delivered(inner)
     assert after.keys() == before.keys()
@@ -264,7 +245,7 @@ def test_the_stack_sees_the_same_packets(inner: list[bytes]) -> None:
 
 @given(st.integers(1, 1400), st.integers(1, 40), st.integers(0, 1399), st.booleans(), st.booleans())
 def test_segmentation_then_coalescing_is_the_identity(
-    gso_size: int, full: int, tail: int, is_ipv6: bool, is_udp: bool
+    kernel: Kernel, gso_size: int, full: int, tail: int, is_ipv6: bool, is_udp: bool
 ) -> None:
     tail %= gso_size
     full = min(full, 60000 // gso_size, 63)
@@ -279,22 +260,24 @@ def test_segmentation_then_coalescing_is_the_identity(
             if is_udp
             else tcp_packet(part, addresses=addresses, sequence=start, identification=identification)
         )
-    (unit,) = coalesce(inner)
+    (unit,) = kernel.coalesce(inner)
     assert cut(unit) == inner
 
 
 @given(st.lists(st.binary(min_size=1, max_size=70), max_size=6), st.integers(0, 255))
-def test_any_bytes(parts: list[bytes], first: int) -> None:
+def test_any_bytes(kernel: Kernel, parts: list[bytes], first: int) -> None:
     """The packets that come here passed the length check only."""
     inner = [bytes([first]) + part[1:] for part in parts]
-    assert sum(len(unit) - 10 for unit in coalesce(inner)) <= sum(map(len, inner))
+    assert sum(len(unit) - 10 for unit in kernel.coalesce(inner)) <= sum(map(len, inner))
 
 
 @given(
     st.lists(TCP_PACKETS | UDP_PACKETS, min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.integers(0, 255)), max_size=4),
 )
-def test_nearly_sound_packets(inner: list[bytes], changes: list[tuple[int, int, int]]) -> None:
+def test_nearly_sound_packets(
+    kernel: Kernel, inner: list[bytes], changes: list[tuple[int, int, int]]
+) -> None:
     """Whatever is wrong with a packet, its bytes come out as they went in."""
     damaged = [bytearray(packet) for packet in inner]
     touched = set()
@@ -302,7 +285,7 @@ def test_nearly_sound_packets(inner: list[bytes], changes: list[tuple[int, int, 
         packet = damaged[index % len(damaged)]
         packet[position % len(packet)] = value
         touched.add(index % len(damaged))
-    units = coalesce([bytes(packet) for packet in damaged])
+    units = kernel.coalesce([bytes(packet) for packet in damaged])
     alone = {unit[10:] for unit in units if unit[:10] == bytes(10)}
     whole = {part for unit in units if unit[:10] != bytes(10) for part in map(payload_of, cut(unit))}
     for index in touched:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.dataplane.segmentation import MalformedSuperpacket, Superpacket
+from meshnode.dataplane.segmentation import MalformedSuperpacket
 from tests.meshnode.dataplane import packets
+from tests.meshnode.dataplane.kernels import Kernel
 from tests.meshnode.dataplane.packets import ACK, CWR, FIN, PSH, V4, V6, parse, slow_sum
 
 NEEDS_CSUM = 1
@@ -18,12 +19,6 @@ NEEDS_CSUM = 1
 
 def offload(gso_type: int, gso_size: int, start: int, field: int, *, flags: int = NEEDS_CSUM) -> bytes:
     return struct.pack("=BBHHHH", flags, gso_type, 0, gso_size, start, field)
-
-
-def cut(read: bytes) -> list[bytes]:
-    superpacket = Superpacket(memoryview(read))
-    segments = superpacket.segments(superpacket.segment_size, superpacket.last_size)
-    return [bytes(segment) for segment in segments]
 
 
 def tcp_superpacket(payload: bytes, gso_size: int, *, is_ipv6: bool, **fields: int | bytes) -> bytes:
@@ -45,6 +40,7 @@ OPTIONS = st.sampled_from([b"", bytes([1, 1, 8, 10]) + bytes(range(8)), b"\x01" 
     options=OPTIONS,
 )
 def test_tcp(
+    kernel: Kernel,
     payload: bytes,
     gso_size: int,
     is_ipv6: bool,
@@ -62,7 +58,7 @@ def test_tcp(
         flags=flags,
         options=options,
     )
-    segments = cut(read)
+    segments = kernel.segments(read)
     parsed = [parse(segment) for segment in segments]
     assert b"".join(one.payload for one in parsed) == payload
     assert all(len(one.payload) == gso_size for one in parsed[:-1])
@@ -76,18 +72,18 @@ def test_tcp(
 
 
 @given(payload=st.binary(max_size=700), gso_size=st.integers(1, 300), is_ipv6=st.booleans())
-def test_udp(payload: bytes, gso_size: int, is_ipv6: bool) -> None:
+def test_udp(kernel: Kernel, payload: bytes, gso_size: int, is_ipv6: bool) -> None:
     packet = packets.udp_packet(payload, addresses=V6 if is_ipv6 else V4)
-    segments = cut(offload(5, gso_size, 40 if is_ipv6 else 20, 6) + packet)
+    segments = kernel.segments(offload(5, gso_size, 40 if is_ipv6 else 20, 6) + packet)
     parsed = [parse(segment) for segment in segments]
     assert b"".join(one.payload for one in parsed) == payload
     assert all(len(one.payload) == gso_size for one in parsed[:-1])
 
 
-def test_ip_options_and_extension_headers_are_copied() -> None:
+def test_ip_options_and_extension_headers_are_copied(kernel: Kernel) -> None:
     tcp = packets.tcp_packet(bytes(range(200)))[20:]
     ipv4 = struct.pack(">BBHHHBBH4s4s", 0x46, 0, 0, 5, 0, 64, 6, 0, *V4) + b"\x01\x01\x01\x00" + tcp
-    segments = cut(offload(1, 100, 24, 16) + ipv4)
+    segments = kernel.segments(offload(1, 100, 24, 16) + ipv4)
     assert [len(segment) for segment in segments] == [144, 144]
     for segment in segments:
         assert slow_sum(segment[:24]) == 0xFFFF
@@ -95,25 +91,25 @@ def test_ip_options_and_extension_headers_are_copied() -> None:
         assert slow_sum(pseudo + segment[24:]) == 0xFFFF
 
     ipv6 = struct.pack(">IHBB16s16s", 6 << 28, 0, 0, 64, *V6) + bytes([6, 0, 1, 4, 0, 0, 0, 0]) + tcp
-    for segment in cut(offload(4, 100, 48, 16) + ipv6):
+    for segment in kernel.segments(offload(4, 100, 48, 16) + ipv6):
         assert int.from_bytes(segment[4:6], "big") == len(segment) - 40
         pseudo = packets.pseudo_header(*V6, 6, len(segment) - 48)
         assert slow_sum(pseudo + segment[48:]) == 0xFFFF
 
 
 @given(payload=st.binary(max_size=200), is_ipv6=st.booleans(), is_udp=st.booleans())
-def test_a_partial_checksum_is_completed(payload: bytes, is_ipv6: bool, is_udp: bool) -> None:
+def test_a_partial_checksum_is_completed(kernel: Kernel, payload: bytes, is_ipv6: bool, is_udp: bool) -> None:
     addresses = V6 if is_ipv6 else V4
     make = packets.udp_packet if is_udp else packets.tcp_packet
     packet = bytearray(make(payload, addresses=addresses))
     start, field, protocol = 40 if is_ipv6 else 20, 6 if is_udp else 16, 17 if is_udp else 6
     partial = slow_sum(packets.pseudo_header(*addresses, protocol, len(packet) - start))
     packet[start + field : start + field + 2] = partial.to_bytes(2, "big")
-    (segment,) = cut(offload(0, 0, start, field) + packet)
+    (segment,) = kernel.segments(offload(0, 0, start, field) + packet)
     assert segment == make(payload, addresses=addresses)
 
 
-def test_udp_checksum_zero_is_written_as_ones() -> None:
+def test_udp_checksum_zero_is_written_as_ones(kernel: Kernel) -> None:
     """RFC 768: on the wire zero means that there is none."""
     for number in range(65536):
         packet = bytearray(packets.udp_packet(number.to_bytes(2, "big")))
@@ -121,19 +117,19 @@ def test_udp_checksum_zero_is_written_as_ones() -> None:
             break
     packet[26:28] = slow_sum(packets.pseudo_header(*V4, 17, 10)).to_bytes(2, "big")
     for read in (offload(0, 0, 20, 6) + packet, offload(5, 100, 20, 6) + packet):
-        (segment,) = cut(read)
+        (segment,) = kernel.segments(read)
         assert segment[26:28] == b"\xff\xff"
 
 
-def test_a_complete_packet_is_left_alone() -> None:
+def test_a_complete_packet_is_left_alone(kernel: Kernel) -> None:
     packet = packets.tcp_packet(b"hello")
-    assert cut(bytes(10) + packet) == [packet]
-    assert cut(offload(0, 0, 20, 16, flags=2) + packet) == [packet]  # DATA_VALID
+    assert kernel.segments(bytes(10) + packet) == [packet]
+    assert kernel.segments(offload(0, 0, 20, 16, flags=2) + packet) == [packet]  # DATA_VALID
 
 
-def test_ecn_bit_of_the_type_is_ignored() -> None:
+def test_ecn_bit_of_the_type_is_ignored(kernel: Kernel) -> None:
     read = tcp_superpacket(bytes(200), 100, is_ipv6=False)
-    assert cut(offload(0x81, 100, 20, 16) + read[10:]) == cut(read)
+    assert kernel.segments(offload(0x81, 100, 20, 16) + read[10:]) == kernel.segments(read)
 
 
 TCP4 = packets.tcp_packet(bytes(300))
@@ -166,15 +162,15 @@ UDP4 = packets.udp_packet(bytes(300))
         offload(1, 100, 20, 16) + b"\x55" + TCP4[1:],
     ],
 )
-def test_a_header_that_does_not_fit(read: bytes) -> None:
+def test_a_header_that_does_not_fit(kernel: Kernel, read: bytes) -> None:
     with pytest.raises(MalformedSuperpacket):
-        Superpacket(memoryview(read))
+        kernel.segments(read)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes(read: bytes) -> None:
+def test_any_bytes(kernel: Kernel, read: bytes) -> None:
     with contextlib.suppress(MalformedSuperpacket):
-        assert sum(map(len, cut(read))) >= len(read) - 10
+        assert sum(map(len, kernel.segments(read))) >= len(read) - 10
 
 
 @given(
@@ -183,8 +179,10 @@ def test_any_bytes(read: bytes) -> None:
     st.integers(0, 340),
     st.binary(max_size=8),
 )
-def test_nearly_sound_reads(packet: bytes, header: tuple[int, ...], position: int, garbage: bytes) -> None:
+def test_nearly_sound_reads(
+    kernel: Kernel, packet: bytes, header: tuple[int, ...], position: int, garbage: bytes
+) -> None:
     changed = bytearray(packet)
     changed[position : position + len(garbage)] = garbage
     with contextlib.suppress(MalformedSuperpacket):
-        cut(struct.pack("=BBHHHH", *header) + changed)
+        kernel.segments(struct.pack("=BBHHHH", *header) + changed)

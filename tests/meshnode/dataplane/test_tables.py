@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshnode.dataplane import (
-    NO_PEER,
-    AllowedIPs,
-    ReplayWindow,
-    Session,
-    SessionSpent,
-    SessionTable,
-    seal_packet,
-)
+from meshnode.dataplane import NO_PEER, SessionSpent
 from meshnode.dataplane.replay import COUNTER_LIMIT
 from meshnode.dataplane.types import IPNetwork
+from tests.meshnode.dataplane.kernels import Kernel
 from tests.meshnode.dataplane.models import RingReplayWindow, SlowAllowedIPs, SlowReplayWindow
 
 PEERS = st.integers(0, 3)
@@ -53,8 +46,10 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS, st.lists(ADDRESSES, min_size=1))
-def test_allowed_ips_matches_model(operations: list[tuple[object, ...]], addresses: list[bytes]) -> None:
-    fast, slow = AllowedIPs(), SlowAllowedIPs()
+def test_allowed_ips_matches_model(
+    kernel: Kernel, operations: list[tuple[object, ...]], addresses: list[bytes]
+) -> None:
+    fast, slow = kernel.AllowedIPs(), SlowAllowedIPs()
     for name, *arguments in operations:
         getattr(fast, str(name))(*arguments)
         getattr(slow, str(name))(*arguments)
@@ -63,8 +58,8 @@ def test_allowed_ips_matches_model(operations: list[tuple[object, ...]], address
         assert fast.prefixes_of(peer) == slow.prefixes_of(peer)
 
 
-def test_a_moved_prefix_follows_its_new_owner() -> None:
-    table = AllowedIPs()
+def test_a_moved_prefix_follows_its_new_owner(kernel: Kernel) -> None:
+    table = kernel.AllowedIPs()
     table.insert(ipaddress.ip_network("10.0.0.0/8"), 1)
     table.insert(ipaddress.ip_network("10.1.0.0/16"), 1)
     assert table.lookup(bytes([10, 1, 0, 1])) == 1
@@ -76,15 +71,15 @@ def test_a_moved_prefix_follows_its_new_owner() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 5, 15, 17])
-def test_what_is_no_address_belongs_to_nobody(size: int) -> None:
-    table = AllowedIPs()
+def test_what_is_no_address_belongs_to_nobody(kernel: Kernel, size: int) -> None:
+    table = kernel.AllowedIPs()
     table.insert(ipaddress.ip_network("0.0.0.0/0"), 1)
     table.insert(ipaddress.ip_network("::/0"), 1)
     assert table.lookup(bytes(size)) == NO_PEER
 
 
-def test_more_addresses_than_the_cache_holds() -> None:
-    table = AllowedIPs()
+def test_more_addresses_than_the_cache_holds(kernel: Kernel) -> None:
+    table = kernel.AllowedIPs()
     table.insert(ipaddress.ip_network("10.0.0.0/16"), 7)
     addresses = [bytes([10, 0]) + number.to_bytes(2, "big") for number in range(5000)]
     assert {table.lookup(address) for address in addresses * 2} == {7}
@@ -100,17 +95,17 @@ COUNTERS = st.lists(
 
 
 @given(COUNTERS)
-def test_replay_window_matches_models(counters: list[int]) -> None:
-    fast, slow, ring = ReplayWindow(), SlowReplayWindow(), RingReplayWindow()
+def test_replay_window_matches_models(kernel: Kernel, counters: list[int]) -> None:
+    fast, slow, ring = kernel.ReplayWindow(), SlowReplayWindow(), RingReplayWindow()
     expected = [slow.accept(counter) for counter in counters]
     assert [fast.accept(counter) for counter in counters] == expected
     assert [ring.accept(counter) for counter in counters] == expected
 
 
 @given(st.lists(st.integers(-9000, 9000), max_size=60), st.integers(0, 2**40))
-def test_replay_window_walks_like_its_models(steps: list[int], start: int) -> None:
+def test_replay_window_walks_like_its_models(kernel: Kernel, steps: list[int], start: int) -> None:
     """Long runs in order, between jumps both ways."""
-    fast, ring = ReplayWindow(), RingReplayWindow()
+    fast, ring = kernel.ReplayWindow(), RingReplayWindow()
     counter = start
     for step in steps:
         counter = max(0, counter + step)
@@ -119,19 +114,19 @@ def test_replay_window_walks_like_its_models(steps: list[int], start: int) -> No
             counter += 1
 
 
-def test_a_session_stops_at_the_limit() -> None:
-    session = Session(bytes(32), bytes(32), 1, 2)
+def test_a_session_stops_at_the_limit(kernel: Kernel) -> None:
+    session = kernel.Session(bytes(32), bytes(32), 1, 2)
     session.send_counter = COUNTER_LIMIT - 1
     before = session.is_spent
-    assert len(seal_packet(session, b"", 1280)) == 32
+    assert len(kernel.seal_packet(session, b"", 1280)) == 32
     assert (before, session.is_spent) == (False, True)
     with pytest.raises(SessionSpent):
-        seal_packet(session, b"", 1280)
+        kernel.seal_packet(session, b"", 1280)
     assert session.send_counter == COUNTER_LIMIT
 
 
-def test_a_wiped_session_seals_nothing() -> None:
-    session = Session(bytes(32), bytes(32), 1, 2)
+def test_a_wiped_session_seals_nothing(kernel: Kernel) -> None:
+    session = kernel.Session(bytes(32), bytes(32), 1, 2)
     session.wipe()
     assert session.is_spent
     with pytest.raises(SessionSpent):
@@ -139,13 +134,13 @@ def test_a_wiped_session_seals_nothing() -> None:
     assert session.send_counter == 0
 
 
-def test_keys_do_not_show() -> None:
-    assert "ab" * 4 not in repr(Session(b"\xab" * 32, b"\xab" * 32, 1, 2))
+def test_keys_do_not_show(kernel: Kernel) -> None:
+    assert "ab" * 4 not in repr(kernel.Session(b"\xab" * 32, b"\xab" * 32, 1, 2))
 
 
-def test_session_table() -> None:
-    table = SessionTable()
-    session = Session(bytes(32), bytes(32), 1, 2)
+def test_session_table(kernel: Kernel) -> None:
+    table = kernel.SessionTable()
+    session = kernel.Session(bytes(32), bytes(32), 1, 2)
     table.set(1, session, 9)
     assert table.get(1) == (session, 9)
     assert len(table) == 1

@@ -11,16 +11,11 @@ from typing import Any
 
 import pytest
 
-from meshnode.dataplane import Coalescing, ReplayWindow, Session, SessionTable, seal_packet, seal_superpacket
-from meshnode.dataplane.checksum import internet_checksum, ones_complement_sum
-from meshnode.dataplane.coalescing import Coalescer
-from meshnode.dataplane.reference import padding
 from meshnode.dataplane.replay import COUNTER_LIMIT, REPLAY_WINDOW
-from meshnode.dataplane.segmentation import Superpacket
+from tests.meshnode.dataplane.kernels import Kernel
 from tests.meshnode.dataplane.packets import Pair, parse
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "wireguard.json").read_text())
-EVERYTHING = Coalescing.TCP | Coalescing.UDP
 
 
 def described(name: str) -> pytest.MarkDecorator:
@@ -37,13 +32,13 @@ def unhex(strings: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("vector", VECTORS["padding"], ids=lambda v: f"{v['packet']}-mtu-{v['mtu']}")
-def test_padding(vector: dict[str, int]) -> None:
-    assert padding(vector["packet"], vector["mtu"]) == vector["padding"]
+def test_padding(kernel: Kernel, vector: dict[str, int]) -> None:
+    assert kernel.padding(vector["packet"], vector["mtu"]) == vector["padding"]
 
 
 @pytest.mark.parametrize("sequence", VECTORS["replay"]["sequences"])
-def test_replay(sequence: list[tuple[int | str, bool]]) -> None:
-    window = ReplayWindow()
+def test_replay(kernel: Kernel, sequence: list[tuple[int | str, bool]]) -> None:
+    window = kernel.ReplayWindow()
     assert [window.accept(int(counter)) for counter, _ in sequence] == [accepted for _, accepted in sequence]
 
 
@@ -53,26 +48,26 @@ def test_replay_constants() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["checksum"], ids=lambda vector: vector["data"][:20] or "empty")
-def test_checksum(vector: dict[str, Any]) -> None:
+def test_checksum(kernel: Kernel, vector: dict[str, Any]) -> None:
     data = bytes.fromhex(vector["data"])
-    assert ones_complement_sum(data) == vector["ones_complement_sum"]
-    assert internet_checksum(data) == vector["internet_checksum"]
+    assert kernel.ones_complement_sum(data) == vector["ones_complement_sum"]
+    assert kernel.internet_checksum(data) == vector["internet_checksum"]
 
 
 @described("transport")
-def test_seal_packet(vector: dict[str, Any]) -> None:
-    session = Session(bytes.fromhex(vector["key"]), bytes(32), 1, vector["receiver_index"])
+def test_seal_packet(kernel: Kernel, vector: dict[str, Any]) -> None:
+    session = kernel.Session(bytes.fromhex(vector["key"]), bytes(32), 1, vector["receiver_index"])
     session.send_counter = vector["counter"]
-    datagram = seal_packet(session, bytes.fromhex(vector["plaintext"]), vector["mtu"])
+    datagram = kernel.seal_packet(session, bytes.fromhex(vector["plaintext"]), vector["mtu"])
     assert datagram.hex() == vector["datagram"]
     assert session.send_counter == vector["counter"] + 1
 
 
 @described("transport")
-def test_open(vector: dict[str, Any]) -> None:
-    pair = Pair()
-    session = Session(bytes(32), bytes.fromhex(vector["key"]), vector["receiver_index"], 1)
-    pair.sessions = SessionTable()
+def test_open(kernel: Kernel, vector: dict[str, Any]) -> None:
+    pair = Pair(kernel)
+    session = kernel.Session(bytes(32), bytes.fromhex(vector["key"]), vector["receiver_index"], 1)
+    pair.sessions = kernel.SessionTable()
     pair.sessions.set(vector["receiver_index"], session, 1)
     datagram = bytes.fromhex(vector["datagram"])
     units, opened = pair.open(datagram, len(datagram))
@@ -84,49 +79,33 @@ def test_open(vector: dict[str, Any]) -> None:
 
 
 @described("segmentation")
-def test_segmentation(vector: dict[str, Any]) -> None:
-    superpacket = Superpacket(memoryview(read_of(vector)))
-    segments = superpacket.segments(superpacket.segment_size, superpacket.last_size)
-    assert [bytes(segment).hex() for segment in segments] == vector["segments"]
+def test_segmentation(kernel: Kernel, vector: dict[str, Any]) -> None:
+    assert [segment.hex() for segment in kernel.segments(read_of(vector))] == vector["segments"]
 
 
 @described("coalescing")
-def test_coalescing(vector: dict[str, Any]) -> None:
-    out = bytearray(4096)
-    coalescer = Coalescer(memoryview(out), EVERYTHING)
-    end = 0
-    for segment in unhex(vector["segments"]):
-        out[end + 10 : end + 10 + len(segment)] = segment
-        end = coalescer.add(end + 10, len(segment))
-    ((offset, length),) = coalescer.finish()
-    assert bytes(out[offset : offset + length]) == read_of(vector)
+def test_coalescing(kernel: Kernel, vector: dict[str, Any]) -> None:
+    (unit,) = kernel.coalesce(unhex(vector["segments"]))
+    assert unit == read_of(vector)
 
 
 @described("coalescing")
-def test_coalescing_in_reverse(vector: dict[str, Any]) -> None:
+def test_coalescing_in_reverse(kernel: Kernel, vector: dict[str, Any]) -> None:
     """A TCP segment goes before the one it precedes; datagrams keep the order in which they came."""
     segments = unhex(vector["segments"])[1::-1]
-    out = bytearray(4096)
-    coalescer = Coalescer(memoryview(out), EVERYTHING)
-    end = 0
-    for segment in segments:
-        out[end + 10 : end + 10 + len(segment)] = segment
-        end = coalescer.add(end + 10, len(segment))
-    ((offset, length),) = coalescer.finish()
-    superpacket = Superpacket(memoryview(out)[offset : offset + length])
-    again = superpacket.segments(superpacket.segment_size, superpacket.last_size)
-    payloads = [parse(bytes(segment)).payload for segment in again]
+    (unit,) = kernel.coalesce(segments)
+    payloads = [parse(segment).payload for segment in kernel.segments(unit)]
     arrived = [parse(segment).payload for segment in segments]
     assert payloads == (arrived if vector["description"].startswith("UDP") else arrived[::-1])
 
 
-def test_sealed_superpacket() -> None:
+def test_sealed_superpacket(kernel: Kernel) -> None:
     vector = VECTORS["sealed_superpacket"]
-    session = Session(bytes.fromhex(vector["key"]), bytes(32), 1, vector["receiver_index"])
+    session = kernel.Session(bytes.fromhex(vector["key"]), bytes(32), 1, vector["receiver_index"])
     session.send_counter = vector["first_counter"]
     out = bytearray(4096)
     read = read_of(VECTORS["segmentation"][0])
-    (unit,) = seal_superpacket(session, memoryview(read), memoryview(out), vector["mtu"], 65493)
+    (unit,) = kernel.seal_superpacket(session, memoryview(read), memoryview(out), vector["mtu"], 65493)
     datagrams = unhex(vector["datagrams"])
     assert unit == (0, sum(map(len, datagrams)), len(datagrams[0]))
     assert bytes(out[: unit.length]) == b"".join(datagrams)

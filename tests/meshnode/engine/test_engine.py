@@ -20,9 +20,9 @@ from meshnode.wireguard import Device, Event, HandshakeCompleted, PeerConfig
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate
 from stun.messages import encode_binding_request
+from tests.meshnode.dataplane.kernels import cut
 from tests.meshnode.dataplane.packets import ACK, PSH, V6, parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_batch import bulk
-from tests.meshnode.dataplane.test_segmentation import cut
 from tests.meshnode.engine.fakes import FakeTunDevice
 from tests.meshnode.engine.plain import plain_paths, plain_peers
 

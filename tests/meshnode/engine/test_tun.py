@@ -19,9 +19,9 @@ from meshnode.linux import tun_device
 from meshnode.linux.tun_device import TunError, limit_segments, open_tun
 from meshproto.addresses import AddrPort
 from tests.lacking import lacking
+from tests.meshnode.dataplane.kernels import PURE, cut
 from tests.meshnode.dataplane.packets import parse, tcp_packet, udp_packet
-from tests.meshnode.dataplane.test_coalescing import coalesce, stream
-from tests.meshnode.dataplane.test_segmentation import cut
+from tests.meshnode.dataplane.test_coalescing import stream
 from tests.meshnode.engine.fakes import FakeTunDevice
 
 BUFFER = memoryview(bytearray(70000))
@@ -75,7 +75,7 @@ def test_a_refused_merge_is_written_packet_by_packet(
         raise OSError(errno.EINVAL, "Invalid argument")
 
     inner = stream(100, 100, 40)
-    (unit,) = coalesce(inner)
+    (unit,) = PURE.coalesce(inner)
     tun = Tun(fake.device)
     monkeypatch.setattr(os, "write", refuse)
     for count in range(1, MAX_REFUSED + 1):
@@ -221,7 +221,7 @@ def test_the_kernel_takes_merged_packets_and_gives_their_payload(tunnel: Tun) ->
         payloads = [bytes([k]) * 100 for k in range(20)] + [b"tail"]
         addresses = (bytes([10, 255, 77, 2]), bytes([10, 255, 77, 1]))
         inner = [udp_packet(payload, addresses=addresses, ports=(7, port)) for payload in payloads]
-        (unit,) = coalesce(inner)
+        (unit,) = PURE.coalesce(inner)
         assert tunnel.write(memoryview(unit)) == 0
         assert [server.recv(2000) for _ in payloads] == payloads
 
@@ -235,7 +235,7 @@ def test_the_kernel_takes_merged_tcp(tunnel: Tun, sizes: tuple[int, ...]) -> Non
     for size in sizes:
         inner.append(tcp_packet(bytes(size), addresses=addresses, ports=(7, 9), sequence=sequence))
         sequence += size
-    (unit,) = coalesce(inner)
+    (unit,) = PURE.coalesce(inner)
     assert tunnel.write(memoryview(unit)) == 0
     resets = []
     for _ in range(50):
