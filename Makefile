@@ -11,6 +11,7 @@ CHECKED := meshproto stun derp meshnode coordinator tests bench setup.py
 TESTS ?=
 # Half of the tests mostly wait for something, so there is a process per core; a file's tests stay in one process.
 WORKERS ?= $(shell nproc)
+NATIVE := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
 export PYTHON
 
 help:
@@ -19,7 +20,7 @@ help:
 	@echo 'make lab         two nodes behind NATs, and a shell to try them in (root); NET=name, none lists the names'
 	@echo 'make natlab      every pair of NATs: how they meet and how fast, as a table (root); ARGS=--help for more'
 	@echo 'make test        lint, types and every test, system and interop included (root); TESTS=path for some'
-	@echo 'make lint        ruff and mypy only'
+	@echo 'make lint        ruff, mypy, rustfmt and clippy only'
 	@echo 'make bench       speed, as ratios, into docs/performance.md (root); QUICK=1 to try it, ARGS=--help for more'
 	@echo 'make setup       install what all of these need; they call it by themselves'
 	@echo 'make lock        choose the newest versions of all dependencies anew, into requirements.lock'
@@ -28,7 +29,7 @@ help:
 setup: .venv/.ready
 	@:
 
-.venv/.ready: tools/setup.sh requirements.lock pyproject.toml setup.py
+.venv/.ready: tools/setup.sh requirements.lock pyproject.toml setup.py $(NATIVE)
 	@tools/setup.sh
 	@touch $@
 
@@ -48,8 +49,10 @@ lint: setup
 	@$(BIN)/ruff check --quiet $(CHECKED)
 	@$(BIN)/ruff format --quiet --check $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }
 	@$(BIN)/mypy
+	@tools/native.sh lint
 
 test: lint
+	@tools/native.sh test
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 bench: setup
@@ -60,5 +63,5 @@ lock:
 
 clean:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.netlab.demo --stop; fi
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist native/target meshnode/_native.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

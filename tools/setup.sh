@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes this machine and checkout ready: Debian packages that are missing, the virtual environment with the versions
-# of requirements.lock, and the project itself in it. Safe to run again; `make setup` runs it when something changed.
+# of requirements.lock, and the project itself in it, its native kernel included where there is cargo. Safe to run
+# again; `make setup` runs it when something changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -68,10 +69,25 @@ make_environment() {
     say "installing the locked Python packages"
     quietly "${pip[@]}" install -r requirements.lock
     say "installing meshnode and coordinator into .venv"
-    quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
+    # What is left of an earlier build must not pass for this one's. Without a network, cargo should not wait for it.
+    rm -f meshnode/_native.*.so
+    CARGO_NET_RETRY=0 quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
+}
+
+# The native kernel is optional: everything works without it, bulk traffic 5 to 10 times slower.
+tell_kernel() {
+    if [ "$(.venv/bin/python -c 'from meshnode.dataplane import KERNEL; print(KERNEL)')" = native ]; then
+        say "the data plane is native"
+    elif ! command -v cargo >/dev/null; then
+        say "no cargo here: the data plane is pure Python, and slow; https://rustup.rs, then make setup again"
+    else
+        say "the data plane is pure Python, and slow, because native/ could not be built; this says why:"
+        say "    cd native && cargo build --release --locked"
+    fi
 }
 
 install_packages
 check_python
 make_environment
+MESHNODE_PURE='' tell_kernel
 say "ready"

@@ -244,7 +244,7 @@ def test_segments(read: bytes) -> None:
 
 # --- opening ---
 
-# How a packet gets into a batch: sealed by one of the two peers, then maybe damaged or repeated; or not sealed.
+# How a packet gets into a batch: sealed by one of the two peers, then maybe damaged or repeated.
 SEALED = st.tuples(
     PACKETS, st.integers(0, 1), st.sampled_from(["sound"] * 6 + ["damaged", "twice", "replayed"])
 )
