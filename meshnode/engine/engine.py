@@ -94,6 +94,8 @@ class Engine:
         self._is_running = False
         self._is_reading_tun = False
         self._has_tun = True
+        self._is_quiet = True
+        """Whether the tunnel had one packet or none to send when it was last looked at."""
         self._writers: set[UdpSocket] = set()
         self._disco_keys: dict[NodePublic, DiscoPublic | None] = {}
         device.coalescing = tun.coalescing
@@ -203,25 +205,35 @@ class Engine:
 
     def _on_tun_readable(self) -> None:
         now = monotonic()
-        read_into, buffer, outbox = self._tun.read_into, self._tun_buffer, self._outbox
-        encapsulate, destinations = self.device.encapsulate, self.paths.destinations
         try:
-            for _ in range(READ_BUDGET):
-                length = read_into(buffer)
-                if not length:
-                    break
-                sealed = encapsulate(buffer[:length], outbox.room(), now)
-                if sealed is not None:
-                    outbox.add(sealed.units, destinations(sealed.peer, Kind.DATA, now))
-                    if self._wire.is_blocked:
-                        break
+            reads = self._read_tun(now)
         except TunGone as error:
             log.error("%s", error)
             self._has_tun = False
             self._pause_tun()
             self.on_tun_gone()
-        outbox.flush()
+            reads = 0
+        self._outbox.flush()
+        self._is_quiet = reads <= 1
         self._finish_turn(now)
+
+    def _read_tun(self, now: float) -> int:
+        """Seal what the tunnel has to send, to a budget. Returns how many reads that were."""
+        read_into, buffer, outbox = self._tun.read_into, self._tun_buffer, self._outbox
+        encapsulate, destinations = self.device.encapsulate, self.paths.destinations
+        blocked = self._wire.blocked
+        for reads in range(READ_BUDGET):
+            length = read_into(buffer)
+            if not length:
+                return reads
+            sealed = encapsulate(buffer[:length], outbox.room(), now)
+            if sealed is not None:
+                outbox.add(sealed.units, destinations(sealed.peer, Kind.DATA, now))
+                if self._is_quiet and not reads:
+                    outbox.flush()  # a lone packet does not wait until it is known that no other comes
+                if blocked:
+                    break
+        return READ_BUDGET
 
     # --- from the network ---
 
@@ -290,16 +302,20 @@ class Engine:
     # --- the end of every turn ---
 
     def _finish_turn(self, now: float) -> None:
-        for address in self._wire.take_unreachable():
-            self.paths.send_failed(address, now)
-        _handle_due(self.device, now)
-        _handle_due(self.paths, now)
+        device, paths, wire = self.device, self.paths, self._wire
+        if wire.unreachable:
+            for address in list(wire.unreachable):
+                paths.send_failed(address, now)
+            wire.unreachable.clear()
+        _handle_due(device, now)
+        _handle_due(paths, now)
         while self._take_output(now):
             pass
-        if self._wire.is_blocked:
+        if wire.blocked:
             self._watch_blocked()
-        self._arm(self.device.next_timeout())
-        self._arm(self.paths.next_timeout())
+        for due in (device.next_timeout(), paths.next_timeout()):
+            if due is not None and (self._timer is None or due < self._timer_due):
+                self._arm(due)
 
     def _take_output(self, now: float) -> bool:
         """Events, then datagrams: each of them may cause more. Returns whether there were any."""
@@ -346,8 +362,8 @@ class Engine:
     # --- back-pressure: a full socket stops the tunnel's reader, and the kernel slows its senders down ---
 
     def _watch_blocked(self) -> None:
-        for sock in self._wire.sockets:
-            if sock.is_blocked and sock not in self._writers and self._is_running:
+        for sock in self._wire.blocked - self._writers:
+            if self._is_running:
                 self._writers.add(sock)
                 self._loop.add_writer(sock.fileno(), self._on_udp_writable, sock)
                 self._pause_tun()
@@ -374,13 +390,11 @@ class Engine:
 
     # --- time ---
 
-    def _arm(self, due: float | None) -> None:
+    def _arm(self, due: float) -> None:
         """One timer. One that fires too early only arms itself again, so a later deadline moves nothing."""
-        if due is None or not self._is_running:
+        if not self._is_running:
             return
         if self._timer is not None:
-            if self._timer_due <= due:
-                return
             self._timer.cancel()
         self._timer_due = due  # uvloop's handle of a deadline that has passed does not tell it
         self._timer = self._loop.call_at(due, self._on_timer)

@@ -22,7 +22,7 @@ BUFFER_SIZE: Final = SEAL_BUFFER_SIZE + 2 * FLUSH_AT
 
 
 class Outbox:
-    """Call `room`, seal into it, `add` the units, `flush` at the end of the turn: not while `is_blocked`."""
+    """Call `room`, seal into it, `add` the units, `flush` at the end: not while a socket is blocked."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -56,7 +56,7 @@ class Outbox:
         """Send everything."""
         self._send_run()
         self._start = self._used
-        if not self._wire.is_blocked:
+        if not self._wire.blocked:
             self._start = self._used = 0
 
     def _joins(self, unit: Unit, destinations: Sequence[Destination]) -> bool:

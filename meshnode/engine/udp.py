@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from meshnode.dataplane import DropReason
-from meshnode.engine.udp_socket import SO_RXQ_OVFL, UdpOptions, UdpSocket
+from meshnode.engine.udp_socket import SO_RXQ_OVFL, SendState, UdpOptions, UdpSocket
 from meshproto.addresses import AddrPort
 
 __all__ = ["UdpOptions", "UdpPortInUse", "UdpSockets", "UdpUnavailable"]
@@ -37,19 +36,20 @@ class UdpPortInUse(UdpUnavailable):
 
 
 class UdpSockets:
-    """One socket for each family that the machine has. `drops` counts what could not be sent."""
+    """One socket for each family that the machine has. `state` says what could not be sent."""
 
     def __init__(
         self,
         sockets: Sequence[UdpSocket],
-        drops: Counter[DropReason],
+        state: SendState,
         port: int,
         *,
         fwmark: int = 0,
         options: UdpOptions = ALL_ON,
     ) -> None:
         self.sockets = tuple(sockets)
-        self.drops = drops
+        self.state = state
+        self.drops = state.drops
         self.local_port = port
         self._fwmark = fwmark
         self._options = options
@@ -79,18 +79,13 @@ class UdpSockets:
             found = [sock for sock in (ipv4, ipv6) if sock is not None]
             if not found:
                 raise UdpUnavailable("the machine has neither IPv4 nor IPv6")
-            drops: Counter[DropReason] = Counter()
+            state = SendState()
             for sock in found:
                 _tune(sock, fwmark)
             local_port = found[0].getsockname()[1]
-            sockets = [UdpSocket(sock, options, drops) for sock in found]
-            return cls(sockets, drops, local_port, fwmark=fwmark, options=options)
+            sockets = [UdpSocket(sock, options, state) for sock in found]
+            return cls(sockets, state, local_port, fwmark=fwmark, options=options)
         raise UdpPortInUse("no UDP port is free in both IPv4 and IPv6: give one")
-
-    @property
-    def is_blocked(self) -> bool:
-        """True while a socket has a backlog."""
-        return any(sock.is_blocked for sock in self.sockets)
 
     def send(self, data: memoryview, stride: int, destination: AddrPort) -> None:
         """See `UdpSocket.send`. A destination of a family that the machine lacks is counted as lost."""
@@ -116,7 +111,7 @@ class UdpSockets:
         if sock is None:
             raise UdpUnavailable(f"the machine cannot send to {towards}")
         _mark(sock, self._fwmark)
-        return UdpSocket(sock, self._options, self.drops)
+        return UdpSocket(sock, self._options, self.state)
 
     def close(self) -> None:
         """Close all sockets. Safe to call again."""

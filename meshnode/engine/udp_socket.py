@@ -13,12 +13,13 @@ from typing import Final, NamedTuple
 from meshnode.dataplane import DropReason
 from meshproto.addresses import AddrPort
 
-__all__ = ["Datagrams", "UdpOptions", "UdpSocket"]
+__all__ = ["Datagrams", "SendState", "UdpOptions", "UdpSocket"]
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 SO_RXQ_OVFL: Final = 40
+MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own operators cost more than the system call
 IP_MTU_DISCOVER: Final = 10
 IPV6_MTU_DISCOVER: Final = 23
 PMTUDISC_WANT: Final = 1
@@ -62,17 +63,30 @@ class Datagrams(NamedTuple):
     source: AddrPort
 
 
+class SendState:
+    """What the sockets of one node have to say about their sends: looked at after every turn."""
+
+    __slots__ = ("blocked", "drops", "unreachable")
+
+    def __init__(self) -> None:
+        self.drops: Counter[DropReason] = Counter()
+        self.blocked: set[UdpSocket] = set()
+        """Those with a backlog."""
+        self.unreachable: set[AddrPort] = set()
+        """Where there was no way to. Whoever deals with it clears it."""
+
+
 class UdpSocket:
     """Owns a bound, non-blocking socket. Nothing that the network or the kernel does makes a method raise.
 
-    What is lost is counted in `drops`. What a full socket did not take waits in a bounded backlog, in
-    order, without being copied: while `is_blocked`, the caller must leave the buffers alone that it gave to
-    `send`.
+    What is lost is counted. What a full socket did not take waits in a bounded backlog, in order, without
+    being copied: while `is_blocked`, the caller must leave the buffers alone that it gave to `send`.
     """
 
-    def __init__(self, sock: socket.socket, options: UdpOptions, drops: Counter[DropReason]) -> None:
+    def __init__(self, sock: socket.socket, options: UdpOptions, state: SendState) -> None:
         self._sock = sock
-        self._drops = drops
+        self._state = state
+        self._drops = state.drops
         self._avoid_equal_tail = options.avoid_equal_tail
         self._backlog: deque[tuple[memoryview, int, AddrPort]] = deque()
         self._backlog_bytes = 0
@@ -82,8 +96,6 @@ class UdpSocket:
         self.gro = options.gro and _enable_gro(sock)
         self.receive_overflow = 0
         """Datagrams that the kernel dropped because we did not read in time."""
-        self.unreachable: set[AddrPort] = set()
-        """Where `send` found no way to. The owner replaces it."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -104,6 +116,13 @@ class UdpSocket:
         if self._backlog:
             self._keep(data, stride, destination)
             return
+        if len(data) <= stride:
+            try:
+                self._sock.sendto(data, destination)
+            except OSError:
+                pass  # once more, with care
+            else:
+                return
         sent = self._send_now(data, stride, destination)
         if sent < len(data):
             self._keep(data[sent:], stride, destination)
@@ -140,6 +159,7 @@ class UdpSocket:
                 self._backlog.appendleft((data[sent:], stride, destination))
                 self._backlog_bytes += len(data) - sent
                 return
+        self._state.blocked.discard(self)
 
     def _keep(self, data: memoryview, stride: int, destination: AddrPort) -> None:
         if self._backlog_bytes + len(data) > MAX_BACKLOG_BYTES:
@@ -147,6 +167,7 @@ class UdpSocket:
             return
         self._backlog.append((data, stride, destination))
         self._backlog_bytes += len(data)
+        self._state.blocked.add(self)
 
     def _send_now(self, data: memoryview, stride: int, destination: AddrPort) -> int:
         """Returns how much is done with, sent or dropped; the socket takes no more when that is not all."""
@@ -217,7 +238,7 @@ class UdpSocket:
     def _failed(self, error: OSError, size: int, stride: int, destination: AddrPort) -> None:
         is_full = error.errno == errno.ENOBUFS
         if error.errno in NO_WAY:
-            self.unreachable.add(destination)
+            self._state.unreachable.add(destination)
         self._drop(DropReason.SEND_QUEUE_FULL if is_full else DropReason.SEND_FAILED, size, stride)
         log.debug("sending: %s", error)
 
@@ -241,7 +262,7 @@ class UdpSocket:
                 (stride,) = _I32.unpack_from(value)
             elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
                 (self.receive_overflow,) = _U32.unpack_from(value)
-        if flags & socket.MSG_TRUNC:
+        if flags & MSG_TRUNC:
             self._drops[DropReason.TRUNCATED_DATAGRAM] += 1
             length = 0
         return Datagrams(length, stride, AddrPort(address[0], address[1]))
@@ -250,6 +271,7 @@ class UdpSocket:
         """Close the socket. Safe to call again."""
         self._backlog.clear()
         self._backlog_bytes = 0
+        self._state.blocked.discard(self)
         self._sock.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from meshnode.dataplane import DropReason
 from meshnode.disco.destinations import AuxPath, DerpDestination, Destination, RelayPath, Via
@@ -16,6 +17,9 @@ from meshproto.addresses import AddrPort
 from meshproto.keys import NodePublic
 
 __all__ = ["AuxSockets", "PathCounts", "RelaySend", "Wire"]
+
+MAX_KNOWN_PATHS: Final = 4096
+"""Paths whose kind is remembered."""
 
 RelaySend = Callable[[int, NodePublic, bytes], None]
 """Gives a datagram for a peer to the DERP relays of a region; it may be lost on the way."""
@@ -30,18 +34,40 @@ def path_kind(via: Via) -> str:
     return f"{kind}_ipv6" if ":" in address.host else f"{kind}_ipv4"
 
 
+class _Count:
+    __slots__ = ("bytes", "packets")
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.bytes = 0
+
+
 class PathCounts:
     """WireGuard datagrams and their bytes, by the kind of path that they take."""
 
     def __init__(self) -> None:
-        self.packets: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
+        self._kinds: dict[str, _Count] = {}
+        self._known: dict[Via, _Count] = {}  # what to add to: asking for the kind costs more than counting
+
+    @property
+    def packets(self) -> dict[str, int]:
+        """Datagrams by kind."""
+        return {kind: count.packets for kind, count in self._kinds.items()}
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Bytes by kind."""
+        return {kind: count.bytes for kind, count in self._kinds.items()}
 
     def count(self, via: Via, size: int, stride: int) -> None:
         """`size` bytes in datagrams of `stride`, the last maybe shorter."""
-        kind = path_kind(via)
-        self.bytes[kind] += size
-        self.packets[kind] += -(-size // stride)
+        count = self._known.get(via)
+        if count is None:
+            if len(self._known) >= MAX_KNOWN_PATHS:
+                self._known.clear()
+            count = self._known[via] = self._kinds.setdefault(path_kind(via), _Count())
+        count.bytes += size
+        count.packets += 1 if size <= stride else -(-size // stride)
 
 
 class AuxSockets:
@@ -54,10 +80,6 @@ class AuxSockets:
         self._loop = loop
         self._on_readable = on_readable
         self._open: dict[int, UdpSocket] = {}
-
-    @property
-    def sockets(self) -> Iterable[UdpSocket]:
-        return self._open.values()
 
     def get(self, path: AuxPath) -> UdpSocket | None:
         """The socket that `path` leaves from; None when the host gives us no more of them."""
@@ -93,17 +115,11 @@ class Wire:
         self._aux = aux
         self.drops: Counter[DropReason] = udp.drops
         self.sent = PathCounts()
+        self.blocked = udp.state.blocked
+        """The sockets with a backlog."""
+        self.unreachable = udp.state.unreachable
+        """Where the host had no way to. Whoever deals with it clears it."""
         self.relay: RelaySend = self._no_relay
-
-    @property
-    def is_blocked(self) -> bool:
-        """True while a socket has a backlog."""
-        return self._udp.is_blocked or any(sock.is_blocked for sock in self._aux.sockets)
-
-    @property
-    def sockets(self) -> list[UdpSocket]:
-        """All that are open now."""
-        return [*self._udp.sockets, *self._aux.sockets]
 
     def send(self, data: memoryview, stride: int, destination: Destination) -> None:
         """Send `data` as datagrams of `stride` bytes, the last maybe shorter: one GSO unit at most."""
@@ -137,15 +153,6 @@ class Wire:
         else:
             address = destination.address if isinstance(destination, RelayPath) else destination
             self._udp.try_send(payload, address, dont_fragment=datagram.dont_fragment)
-
-    def take_unreachable(self) -> set[AddrPort]:
-        """Where the host had no way to since the last call."""
-        taken: set[AddrPort] = set()
-        for sock in self._udp.sockets:
-            if sock.unreachable:
-                taken |= sock.unreachable
-                sock.unreachable = set()
-        return taken
 
     def _no_relay(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
         self.drops[DropReason.NO_DESTINATION] += 1

@@ -16,11 +16,11 @@ class FakeUdp:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, int, AddrPort]] = []
         self.kept: list[memoryview] = []
-        self.is_blocked = False
+        self.blocked = False
         self.drops: Counter[DropReason] = Counter()
 
     def send(self, data: memoryview, stride: int, destination: AddrPort) -> None:
-        if self.is_blocked:
+        if self.blocked:
             self.kept.append(data)
         self.sent.append((bytes(data), stride, destination))
 
@@ -111,11 +111,11 @@ def test_without_destination_it_is_counted() -> None:
 
 def test_what_waits_for_a_full_socket_is_not_overwritten() -> None:
     udp, box = outbox()
-    udp.is_blocked = True
+    udp.blocked = True
     put(box, b"first", 5)
     box.flush()
     assert bytes(box.room()[:5]) != b"first"
-    udp.is_blocked = False
+    udp.blocked = False
     box.flush()  # the socket has sent what waited
     assert bytes(udp.kept[0]) == b"first"
     assert bytes(box.room()[:5]) == b"first"

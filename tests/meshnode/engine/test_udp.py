@@ -12,7 +12,7 @@ import pytest
 from meshnode.dataplane import MAX_UNIT_IPV4, RECEIVE_BUFFER_SIZE, DropReason
 from meshnode.engine import UdpOptions, UdpPortInUse, UdpSockets
 from meshnode.engine import udp as udp_module
-from meshnode.engine.udp_socket import MAX_BACKLOG_BYTES, UdpSocket
+from meshnode.engine.udp_socket import MAX_BACKLOG_BYTES, SendState, UdpSocket
 from meshproto.addresses import AddrPort
 from tests.meshnode.engine.fakes import NO_ROUTE, FailingSocket
 
@@ -161,8 +161,8 @@ def failing(
     *failures: int | None, batch: tuple[int | None, ...] = (), options: UdpOptions = ALL_ON
 ) -> tuple[FailingSocket, UdpSocket, Counter[DropReason]]:
     fake = FailingSocket(failures, batch)
-    drops: Counter[DropReason] = Counter()
-    return fake, UdpSocket(fake, options, drops), drops  # type: ignore[arg-type]
+    state = SendState()
+    return fake, UdpSocket(fake, options, state), state.drops  # type: ignore[arg-type]
 
 
 def test_one_call_for_a_batch() -> None:
