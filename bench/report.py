@@ -65,7 +65,8 @@ def _outcomes(figures: Sequence[Figure]) -> Iterator[Sequence[str]]:
         if one.aim.ours != OURS:
             what += f" ({one.aim.ours})"
         sign = "≥" if one.figure.what.more_is_better else "≤"
-        yield what, one.other, f"{one.ratio:.2f} ×", f"{sign} {one.aim.limit:g} ×", _yes(one.is_reached)
+        limit = f"{sign} {one.aim.limit:g} {one.unit}"
+        yield what, one.other, f"{one.value:.2f} {one.unit}", limit, _yes(one.is_reached)
 
 
 def _yes(truth: bool) -> str:
