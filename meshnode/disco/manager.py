@@ -248,6 +248,11 @@ class Manager:
         """When `handle_timeout` must be called next. It may be early, after which it is later."""
         return self._schedule.next_timeout
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._context.events or self._context.datagrams)
+
     def take_datagrams(self) -> list[Datagram]:
         """What is to be sent, in order."""
         taken, self._context.datagrams = self._context.datagrams, []

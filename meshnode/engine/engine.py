@@ -228,9 +228,12 @@ class Engine:
                 return reads
             sealed = encapsulate(buffer[:length], outbox.room(), now)
             if sealed is not None:
-                outbox.add(sealed.units, destinations(sealed.peer, Kind.DATA, now))
+                ways = destinations(sealed.peer, Kind.DATA, now)
                 if self._is_quiet and not reads:
-                    outbox.flush()  # a lone packet does not wait until it is known that no other comes
+                    # A lone packet does not wait until it is known that no other comes.
+                    outbox.send_alone(sealed.units, ways)
+                else:
+                    outbox.add(sealed.units, ways)
                 if blocked:
                     break
         return READ_BUDGET
@@ -246,24 +249,23 @@ class Engine:
             if datagrams is None:
                 break
             length, stride, source = datagrams
-            self._receive(received[:length], stride, source if aux is None else AuxPath(source, aux), now)
+            via = source if aux is None else AuxPath(source, aux)
+            for start, size in self._open(received[:length], stride, via, now):
+                self._receive_other(received[start : start + size], via, now)
         self._finish_turn(now)
-
-    def _receive(self, datagrams: memoryview, stride: int, via: Path, now: float) -> None:
-        for start, size in self._open(datagrams, stride, via, now):
-            self._receive_other(datagrams[start : start + size], via, now)
 
     def _open(self, datagrams: memoryview, stride: int, via: Via, now: float) -> list[tuple[int, int]]:
         """Give WireGuard's packets to the tunnel. Returns where the other datagrams are."""
         opened = self._opened_buffer
-        outcome = self.device.decapsulate(datagrams, stride, as_source(via), opened, now)
-        if outcome.units:
-            self.received.count(via, len(datagrams), stride)
-        for start, size in outcome.units:
+        source = via if type(via) is AddrPort else as_source(via)
+        units, other = self.device.decapsulate(datagrams, stride, source, opened, now)
+        for start, size in units:
             lost = self._tun.write(opened[start : start + size])
             if lost:
                 self._tun_write_failed(lost)
-        return outcome.other
+        if units:
+            self.received.count(via, len(datagrams), stride)
+        return other
 
     def _receive_other(self, datagram: memoryview, via: Path, now: float) -> None:
         protocol = classify(datagram)
@@ -307,32 +309,31 @@ class Engine:
             for address in list(wire.unreachable):
                 paths.send_failed(address, now)
             wire.unreachable.clear()
-        _handle_due(device, now)
-        _handle_due(paths, now)
-        while self._take_output(now):
-            pass
+        due = device.next_timeout()
+        if due is not None and due <= now:
+            device.handle_timeout(now)
+        due = paths.next_timeout()
+        if due is not None and due <= now:
+            paths.handle_timeout(now)
+        while device.has_output or paths.has_output:
+            self._take_output(now)
         if wire.blocked:
             self._watch_blocked()
         for due in (device.next_timeout(), paths.next_timeout()):
             if due is not None and (self._timer is None or due < self._timer_due):
                 self._arm(due)
 
-    def _take_output(self, now: float) -> bool:
-        """Events, then datagrams: each of them may cause more. Returns whether there were any."""
-        happened = self.device.take_events()
-        for event in happened:
+    def _take_output(self, now: float) -> None:
+        """Events, then datagrams: each of them may cause more."""
+        for event in self.device.take_events():
             self._tell_paths(event, now)
             self.on_event(event)
-        path_news = self.paths.take_events()
-        for news in path_news:
+        for news in self.paths.take_events():
             self._path_news(news, now)
-        outgoing = self.device.take_datagrams()
-        for one in outgoing:
+        for one in self.device.take_datagrams():
             self._send(one, now)
-        messages = self.paths.take_datagrams()
-        for message in messages:
+        for message in self.paths.take_datagrams():
             self._wire.send_disco(message)
-        return bool(happened or path_news or outgoing or messages)
 
     def _tell_paths(self, event: Event, now: float) -> None:
         if isinstance(event, PeerHeardFrom):
@@ -402,9 +403,3 @@ class Engine:
     def _on_timer(self) -> None:
         self._timer = None
         self._finish_turn(monotonic())
-
-
-def _handle_due(core: Device | Manager, now: float) -> None:
-    due = core.next_timeout()
-    if due is not None and due <= now:
-        core.handle_timeout(now)

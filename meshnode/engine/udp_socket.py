@@ -94,6 +94,8 @@ class UdpSocket:
         self.gso = options.gso and _has_gso(sock)
         """Whether batches leave in one call. Turned off when the kernel or the device refuses it."""
         self.gro = options.gro and _enable_gro(sock)
+        self._last_address: object = None
+        self._last_source = AddrPort("", 0)
         self.receive_overflow = 0
         """Datagrams that the kernel dropped because we did not read in time."""
 
@@ -265,7 +267,10 @@ class UdpSocket:
         if flags & MSG_TRUNC:
             self._drops[DropReason.TRUNCATED_DATAGRAM] += 1
             length = 0
-        return Datagrams(length, stride, AddrPort(address[0], address[1]))
+        if address != self._last_address:
+            self._last_address = address
+            self._last_source = AddrPort(address[0], address[1])
+        return Datagrams(length, stride, self._last_source)
 
     def close(self) -> None:
         """Close the socket. Safe to call again."""

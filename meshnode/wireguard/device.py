@@ -146,7 +146,8 @@ class Device:
         if not units:
             context.drop(DropReason.MALFORMED_OUTBOUND_PACKET)
             return None
-        peer.data_sealed(keypair, sum([unit.length for unit in units]), now)
+        last = units[-1]
+        peer.data_sealed(keypair, last.offset + last.length, now)
         if peer.timers.wake_at < peer.scheduled_at:
             self._reschedule(peer)
         return Sealed(peer.public_key, units)
@@ -189,9 +190,8 @@ class Device:
         It has passed already while handshake messages wait. It may be early, after which it is later: traffic
         moves deadlines all the time, and following each move would cost more than looking once in vain.
         """
-        waiting_since = self._admission.oldest_arrival()
-        if waiting_since is not None:
-            return waiting_since
+        if self._admission:
+            return self._admission.oldest_arrival()
         while self._schedule and not self._is_live(self._schedule[0]):
             heapq.heappop(self._schedule)
         return self._schedule[0][0] if self._schedule else None
@@ -208,6 +208,11 @@ class Device:
         self._reschedule(found)
 
     # --- output ---
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._context.events or self._context.datagrams)
 
     def take_datagrams(self) -> list[Outgoing]:
         """What is to be sent besides sealed batches, in order, and before the next of them."""

@@ -130,7 +130,7 @@ class Peer:
         keypair = self._keypair(keys, index, accepted.remote_index, now, is_initiator=False)
         self.slots.derived_as_responder(keypair)
         self._key_derived(now)
-        self._received(source, now, is_handshake=True)
+        self._handshake_received(source, now)
         self._send(message, Kind.HANDSHAKE, now, reply_to=source)
         self.timers.response_sent(now)
 
@@ -146,7 +146,7 @@ class Peer:
             keypair.rekey_at += self._context.timings.keepalive_timeout
         self.slots.derived_as_initiator(keypair)
         self._key_derived(now)
-        self._received(source, now, is_handshake=True)
+        self._handshake_received(source, now)
         self._handshake_complete(now, is_initiator=True)
         self.send_keepalive(now)
         return None
@@ -173,7 +173,7 @@ class Peer:
         timers = self.timers
         timers.any_authenticated_packet_sent(now)
         timers.data_sent(now)
-        self._keep_key_fresh_sending(keypair, now)
+        self._keep_key_fresh(keypair, now)
 
     def activity(
         self, session: Session, data_packets: int, datagram_bytes: int, source: Source, now: float
@@ -185,7 +185,10 @@ class Peer:
             self._handshake_complete(now, is_initiator=False)
             self._flush_staged(now)
         self.rx_bytes += datagram_bytes
-        self._received(source, now, is_handshake=False)
+        self.last_received = now
+        self.timers.any_authenticated_packet_received(now)
+        if source != self._source or now >= self._heard_again_at:
+            self._heard_from(source, now)
         if data_packets:
             self.timers.data_received(now)
         current = self.slots.current
@@ -213,7 +216,7 @@ class Peer:
             return
         datagram = dataplane.seal_packet(keypair.session, b"", self._context.mtu)
         self._send(datagram, Kind.KEEPALIVE, now)
-        self._keep_key_fresh_sending(keypair, now)
+        self._keep_key_fresh(keypair, now)
 
     # --- time ---
 
@@ -342,7 +345,7 @@ class Peer:
                 context.datagrams.append(Outgoing(self.public_key, datagram, Kind.DATA))
         self.data_sealed(keypair, sum(unit.length for unit in units), now)
 
-    def _keep_key_fresh_sending(self, keypair: Keypair, now: float) -> None:
+    def _keep_key_fresh(self, keypair: Keypair, now: float) -> None:
         if (
             now >= keypair.rekey_at
             or keypair.session.send_counter > self._context.timings.rekey_after_messages
@@ -355,13 +358,15 @@ class Peer:
         self.last_sent = now
         self.timers.any_authenticated_packet_sent(now)
 
-    def _received(self, source: Source, now: float, *, is_handshake: bool) -> None:
+    def _handshake_received(self, source: Source, now: float) -> None:
         self.last_received = now
         self.timers.any_authenticated_packet_received(now)
-        if is_handshake or source != self._source or now >= self._heard_again_at:
-            self._source = source
-            self._heard_again_at = now + constants.HEARD_FROM_INTERVAL
-            self._context.events.append(PeerHeardFrom(self.public_key, source))
+        self._heard_from(source, now)
+
+    def _heard_from(self, source: Source, now: float) -> None:
+        self._source = source
+        self._heard_again_at = now + constants.HEARD_FROM_INTERVAL
+        self._context.events.append(PeerHeardFrom(self.public_key, source))
 
     def _clear_pending(self) -> None:
         pending = self.handshake.pending

@@ -153,12 +153,14 @@ class Timers:
         """Should be called after a handshake message, data or a keepalive was sent."""
         self.send_keepalive = NEVER
         self._need_another_keepalive = False
-        self._traversal(now)
+        if self.persistent_interval > 0:
+            self._traversal(now)
 
     def any_authenticated_packet_received(self, now: float) -> None:
         """Should be called after an authentic handshake message, data or a keepalive was received."""
         self.new_handshake = NEVER
-        self._traversal(now)
+        if self.persistent_interval > 0:
+            self._traversal(now)
 
     def keepalive_answered_for(self, now: float) -> None:
         """Should be called after the due keepalive was sent, if `take_need_another_keepalive` said so."""
@@ -174,7 +176,8 @@ class Timers:
         """Change the persistent keepalive; 0 turns it off."""
         self.persistent_interval = interval
         self.persistent_keepalive = NEVER
-        self._traversal(now)
+        if interval > 0:
+            self._traversal(now)
 
     def stop(self) -> None:
         """Disarm everything."""
@@ -211,9 +214,8 @@ class Timers:
         return None
 
     def _traversal(self, now: float) -> None:
-        if self.persistent_interval > 0:
-            self.persistent_keepalive = now + self.persistent_interval
-            self._wake_by(self.persistent_keepalive)
+        self.persistent_keepalive = now + self.persistent_interval
+        self._wake_by(self.persistent_keepalive)
 
     def _wake_by(self, deadline: float) -> None:
         if deadline < self.wake_at:
