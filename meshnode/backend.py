@@ -171,6 +171,7 @@ class Backend:
                 exit_node=self._exit_node(),
                 traffic=self._tunnel.traffic(known),
                 health=self.health(),
+                offloads=self._tunnel.offloads(),
                 wall=self._contact.wall(),
             ),
             peers=peers,

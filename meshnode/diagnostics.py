@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from typing import Any
 
 from meshnode.backend import Backend
+from meshnode.dataplane_document import data_plane_document, with_drops
 from meshnode.icmp_ping import icmp_ping
 from meshnode.metrics import MetricFacts, node_metrics
 from meshnode.path_document import path_document
@@ -53,6 +55,12 @@ class Diagnostics:
         if network_map is None or node is None:
             raise NothingToShow(f'no peer has the key {peer}; "meshnode status --json" lists them')
         return path_document(node, self._tunnel.path_status(peer), network_map.derp_map)
+
+    def data_plane(self) -> dict[str, Any]:
+        """What moves packets, and what went no further."""
+        counters = self._tunnel.counters()
+        drops: dict[Enum, int] = {**counters.drops, **counters.disco_drops}
+        return with_drops(data_plane_document(self._tunnel.offloads()), drops, counters.receive_overflow)
 
     def metrics(self) -> str:
         """Everything that is counted, as Prometheus reads it."""

@@ -14,6 +14,7 @@ from pyroute2 import NetlinkError
 from meshnode.config import DaemonConfig
 from meshnode.connectivity import Connectivity
 from meshnode.dataplane import segments_per_unit
+from meshnode.dataplane_document import Offloads
 from meshnode.disco.context import Settings
 from meshnode.disco.destinations import AuxPath, DerpDestination, RelayPath, address_of
 from meshnode.disco.endpoints import Endpoint
@@ -187,6 +188,10 @@ class LinuxTunnel:
             handshakes=self._handshakes,
             path_changes=self._path_changes,
         )
+
+    def offloads(self) -> Offloads:
+        """See Tunnel."""
+        return self._engine.offloads
 
     def traffic(self, peers: Sequence[NodePublic]) -> Mapping[NodePublic, Traffic]:
         """See Tunnel."""

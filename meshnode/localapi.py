@@ -126,6 +126,7 @@ class LocalAPI:
                 web.post(BASE + "ping", self._ping),
                 web.get(BASE + "derpmap", self._derp_map),
                 web.get(BASE + "debug-paths", self._debug_paths),
+                web.get(BASE + "debug-dataplane", self._debug_dataplane),
                 web.get(BASE + "metrics", self._metrics),
                 web.get(BASE + "usermetrics", self._metrics),
             ]
@@ -242,6 +243,9 @@ class LocalAPI:
         except MalformedKey as error:
             raise _BadRequest(f"peer: {error}") from error
         return _json(self._diagnostics.paths(peer))
+
+    async def _debug_dataplane(self, request: web.Request) -> web.StreamResponse:
+        return _json(self._diagnostics.data_plane())
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=self._diagnostics.metrics().encode(), headers={"Content-Type": CONTENT_TYPE})

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from meshnode.backend_state import BackendState
 from meshnode.dataplane import DropReason
+from meshnode.dataplane_document import NO_OFFLOADS, Offloads, data_plane_document
 from meshnode.disco.events import DiscoDrop
 from meshnode.netmap.derive import is_expired
 from meshnode.netmap.lookup import region_code
@@ -105,6 +106,7 @@ class StatusFacts:
     exit_node: Node | None = None
     traffic: Mapping[NodePublic, Traffic] = field(default_factory=dict)
     health: tuple[str, ...] = ()
+    offloads: Offloads = NO_OFFLOADS
     wall: float = 0.0
 
 
@@ -133,6 +135,7 @@ def status_document(now: StatusFacts, *, peers: bool = True) -> Document:
         "Peer": _peer_statuses(now) if peers and network_map is not None else None,
         "User": _users(network_map),
         "ClientVersion": None,
+        "DataPlane": data_plane_document(now.offloads),
     }
 
 

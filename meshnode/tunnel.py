@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from meshnode.dataplane_document import Offloads
 from meshnode.disco.endpoints import Endpoint
 from meshnode.disco.events import PongReceived
 from meshnode.disco.status import PathStatus
@@ -51,6 +52,9 @@ class Tunnel(Protocol):
 
     def counters(self) -> Counters:
         """What has been counted since the start, for metrics."""
+
+    def offloads(self) -> Offloads:
+        """What the tunnel device and the sockets can do in one piece, just now."""
 
     def path_status(self, peer: NodePublic) -> PathStatus | None:
         """How `peer` is reached and why. None for one that is not configured or does not speak disco."""

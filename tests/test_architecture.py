@@ -69,6 +69,7 @@ LAYERS: dict[str, Layer] = {
     "meshnode": Layer.COMPOSITION,
     "meshnode.wireguard": Layer.PURE,
     "meshnode.dataplane": Layer.PURE,
+    "meshnode.dataplane_document": Layer.PURE,
     "meshnode.netmap": Layer.PURE,
     "meshnode.disco": Layer.PURE,
     "meshnode.netcheck": Layer.PURE,

@@ -8,6 +8,7 @@ from meshnode.cli.grammar import LazyGroup, socket_option
 
 COMMANDS = {
     "paths": ("meshnode.cli.debug_paths", "How a peer is reached, and why that way"),
+    "dataplane": ("meshnode.cli.debug_dataplane", "What moves packets, and what went no further"),
     "derp-map": ("meshnode.cli.debug_derp_map", "The relays that the coordinator offers"),
 }
 

@@ -108,6 +108,9 @@ class LocalClient:
     def paths(self, peer_key: str) -> Json:
         return self._json("GET", "debug-paths?" + urlencode({"peer": peer_key}))
 
+    def data_plane(self) -> Json:
+        return self._json("GET", "debug-dataplane")
+
     def metrics(self) -> str:
         return self._call("GET", "metrics").decode()
 

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
-from meshnode.dataplane import RECEIVE_BUFFER_SIZE, TUN_BUFFER_SIZE, DropReason
+from meshnode.dataplane import RECEIVE_BUFFER_SIZE, TUN_BUFFER_SIZE, Coalescing, DropReason
+from meshnode.dataplane_document import Offloads
 from meshnode.disco import geneve
 from meshnode.disco.demux import Protocol, classify, classify_relayed
 from meshnode.disco.destinations import (
@@ -114,6 +115,19 @@ class Engine:
     def drops(self) -> Counter[DropReason]:
         """What went no further, by reason: the device's and what the operating system refused."""
         return self.device.drops + self._udp.drops
+
+    @property
+    def offloads(self) -> Offloads:
+        """What is in use now."""
+        tun, sockets = self._tun, self._udp.sockets
+        return Offloads(
+            tun_tcp=tun.tcp_offload,
+            tun_udp=tun.udp_offload,
+            merge_tcp=Coalescing.TCP in tun.coalescing,
+            merge_udp=Coalescing.UDP in tun.coalescing,
+            udp_gso=all(sock.gso for sock in sockets),
+            udp_gro=all(sock.gro for sock in sockets),
+        )
 
     @property
     def receive_overflow(self) -> int:

@@ -40,6 +40,16 @@ class Tun:
     def name(self) -> str:
         return self._device.name
 
+    @property
+    def tcp_offload(self) -> bool:
+        """Reads may give TCP superpackets."""
+        return self._device.tcp_offload
+
+    @property
+    def udp_offload(self) -> bool:
+        """Reads may give UDP superpackets."""
+        return self._device.udp_offload
+
     def fileno(self) -> int:
         return self._device.fd
 

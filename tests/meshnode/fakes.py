@@ -11,6 +11,7 @@ from pathlib import Path
 from coordinator.app import Coordinator, running
 from coordinator.config import Config, ListenAddress
 from coordinator.relay_config import RelayConfig
+from meshnode.dataplane_document import Offloads
 from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.disco.events import PongReceived
 from meshnode.disco.status import PathStatus
@@ -66,6 +67,9 @@ class FakeTunnel:
 
     def counters(self) -> Counters:
         return self.counted
+
+    def offloads(self) -> Offloads:
+        return Offloads(tun_tcp=True, merge_tcp=True, udp_gso=True)
 
     def path_status(self, peer: NodePublic) -> PathStatus | None:
         return self.known_paths.get(peer)

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from coordinator.app import Coordinator
+from meshnode import __version__
 from meshnode.cli import ping as ping_command
 from meshnode.cli.main import run
+from meshnode.dataplane import KERNEL, WHY_PURE, DropReason
 from meshnode.diagnostics import Diagnostics
 from meshnode.disco.destinations import DerpDestination, Destination
-from meshnode.disco.events import PongReceived
+from meshnode.disco.events import DiscoDrop, PongReceived
 from meshnode.disco.status import PathStatus, RelayReason
 from meshnode.localapi import LocalAPI, bind_socket
-from meshnode.status import Traffic
+from meshnode.status import Counters, Traffic
 from meshnode.tsmp import Tsmp
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePublic
@@ -217,6 +219,39 @@ async def test_the_derp_map(shell: Shell) -> None:
     status, _, err = await shell.type("debug", "derp-map")
     assert status == 1
     assert "offers no DERP relays" in err
+
+
+async def test_the_data_plane(shell: Shell) -> None:
+    shell.node.tunnel.counted = Counters(
+        drops={DropReason.INVALID_TAG: 3}, disco_drops={DiscoDrop.UNKNOWN_SENDER: 12}, receive_overflow=7
+    )
+    status, out, _ = await shell.type("debug", "dataplane")
+    assert status == 0
+    kernel, *rest = out.splitlines()
+    assert kernel == ("Kernel: native" if KERNEL == "native" else f"Kernel: pure Python, because {WHY_PURE}")
+    assert rest == [
+        "Offloads:",
+        "    yes TCP from the tunnel in superpackets (TSO)",
+        "    no  UDP from the tunnel in superpackets (USO)",
+        "    yes TCP to the tunnel in superpackets",
+        "    no  UDP to the tunnel in superpackets",
+        "    yes datagrams sent in batches (UDP GSO)",
+        "    no  datagrams received in batches (UDP GRO)",
+        "Drops:",
+        f"           12 {DiscoDrop.UNKNOWN_SENDER.value}",
+        "            3 invalid_tag",
+        "            7 came faster than they were read",
+    ]
+    document = json.loads((await shell.type("debug", "dataplane", "--json"))[1])
+    assert document["Drops"]["invalid_tag"] == 3
+    in_status = json.loads((await shell.type("status", "--json"))[1])["DataPlane"]
+    assert in_status == {name: value for name, value in document.items() if name in in_status}
+    assert in_status["Kernel"] == KERNEL
+
+
+async def test_the_version_for_programs(shell: Shell) -> None:
+    document = json.loads((await shell.type("version", "--json"))[1])
+    assert document == {"client": __version__, "kernel": KERNEL, "whyPure": WHY_PURE}
 
 
 async def test_a_wrong_word_after_debug(shell: Shell) -> None:
