@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from meshnode.dataplane import KERNEL, WHY_PURE
@@ -49,7 +48,6 @@ def data_plane_document(offloads: Offloads) -> Document:
     }
 
 
-def with_drops(document: Document, drops: Mapping[Enum, int], receive_overflow: int) -> Document:
+def with_drops(document: Document, drops: Mapping[str, int], receive_overflow: int) -> Document:
     """The same with what went no further: `Drops` by reason, and what the kernel had no room for."""
-    named = {reason.value: count for reason, count in drops.items()}
-    return document | {"Drops": dict(sorted(named.items())), "ReceiveOverflow": receive_overflow}
+    return document | {"Drops": dict(sorted(drops.items())), "ReceiveOverflow": receive_overflow}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from typing import Any
 
 from meshnode.backend import Backend
@@ -59,7 +58,8 @@ class Diagnostics:
     def data_plane(self) -> dict[str, Any]:
         """What moves packets, and what went no further."""
         counters = self._tunnel.counters()
-        drops: dict[Enum, int] = {**counters.drops, **counters.disco_drops}
+        drops = {reason.value: count for reason, count in counters.drops.items()}
+        drops |= {reason.value: count for reason, count in counters.disco_drops.items()}
         return with_drops(data_plane_document(self._tunnel.offloads()), drops, counters.receive_overflow)
 
     def metrics(self) -> str:
