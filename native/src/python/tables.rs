@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
 
@@ -66,8 +67,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Prefix {
     type Error = PyErr;
 
     fn extract(network: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let address = network.getattr("network_address")?.getattr("packed")?;
-        Ok(Self(address.extract()?, network.getattr("prefixlen")?.extract()?))
+        // Interned: the interpreter's cache of attributes keeps every other name that it is asked for.
+        let py = network.py();
+        let address = network.getattr(intern!(py, "network_address"))?.getattr(intern!(py, "packed"))?;
+        Ok(Self(address.extract()?, network.getattr(intern!(py, "prefixlen"))?.extract()?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The classes of `meshnode.dataplane` that both twins use, looked up once.
 
 use pyo3::BoundObject;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -120,7 +121,7 @@ impl Types {
                 return Ok(*coalescing);
             }
         }
-        let value: u8 = flag.getattr("value")?.extract()?;
+        let value: u8 = flag.getattr(intern!(flag.py(), "value"))?.extract()?;
         Ok(Coalescing { tcp: value & 1 != 0, udp: value & 2 != 0 })
     }
 
