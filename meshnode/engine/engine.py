@@ -57,6 +57,9 @@ __all__ = ["Engine"]
 READ_BUDGET: Final = 8
 """Reads of one turn, so that neither direction starves the other or the rest of the program."""
 
+BUSY_WITHIN_S: Final = 0.001
+"""When datagrams come sooner after each other than this, it is worth looking for more at once."""
+
 log = logging.getLogger(__name__)
 
 
@@ -97,6 +100,7 @@ class Engine:
         self._has_tun = True
         self._is_quiet = True
         """Whether the tunnel had one packet or none to send when it was last looked at."""
+        self._last_received = 0.0
         self._writers: set[UdpSocket] = set()
         self._disco_keys: dict[NodePublic, DiscoPublic | None] = {}
         device.coalescing = tun.coalescing
@@ -258,7 +262,10 @@ class Engine:
         """`aux` is the number of an auxiliary socket."""
         now = monotonic()
         received = self._receive_buffer
-        for _ in range(READ_BUDGET):
+        # After a pause it is most likely alone, and what the host answers waits behind this turn.
+        budget = READ_BUDGET if now - self._last_received < BUSY_WITHIN_S else 1
+        self._last_received = now
+        for _ in range(budget):
             datagrams = sock.receive_into(received)
             if datagrams is None:
                 break
@@ -323,17 +330,20 @@ class Engine:
             for address in list(wire.unreachable):
                 paths.send_failed(address, now)
             wire.unreachable.clear()
-        due = device.next_timeout()
-        if due is not None and due <= now:
-            device.handle_timeout(now)
-        due = paths.next_timeout()
-        if due is not None and due <= now:
-            paths.handle_timeout(now)
-        while device.has_output or paths.has_output:
-            self._take_output(now)
+        device_due, paths_due = device.next_timeout(), paths.next_timeout()
+        is_device_due = device_due is not None and device_due <= now
+        are_paths_due = paths_due is not None and paths_due <= now
+        if is_device_due or are_paths_due or device.has_output or paths.has_output:
+            if is_device_due:
+                device.handle_timeout(now)
+            if are_paths_due:
+                paths.handle_timeout(now)
+            while device.has_output or paths.has_output:
+                self._take_output(now)
+            device_due, paths_due = device.next_timeout(), paths.next_timeout()
         if wire.blocked:
             self._watch_blocked()
-        for due in (device.next_timeout(), paths.next_timeout()):
+        for due in (device_due, paths_due):
             if due is not None and (self._timer is None or due < self._timer_due):
                 self._arm(due)
 
