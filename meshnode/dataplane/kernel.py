@@ -42,7 +42,7 @@ if not TYPE_CHECKING:
             seal_superpacket,
         )
     except ModuleNotFoundError:
-        _why_pure = "it was not built: cargo was missing when meshnode was installed"
+        _why_pure = "it was not built when meshnode was installed, which takes cargo and its registry"
     except ImportError as error:
         _why_pure = str(error)
 
