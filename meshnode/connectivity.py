@@ -137,8 +137,12 @@ class Connectivity:
             self._wanted.set()
 
     def relays_changed(self) -> None:
-        """A relay is connected, or is not any more: then what was measured may not hold any more either."""
-        self._publish()
+        """A relay is connected, or is not any more: then what was measured may not hold any more either.
+
+        Endpoints are not told again, which would pass for measured anew.
+        """
+        with self._engine.turn() as now:
+            self._tell_reachability(now)
         if self._relays.failed:
             self._wanted.set()
 
@@ -244,13 +248,8 @@ class Connectivity:
                 is_port_fixed=self._is_port_fixed,
                 now=now,
             )
-            paths = self._engine.paths
-            # Where not even the home relay is there, nobody knows whether UDP would pass.
-            has_udp = report is None or report.udp or self._relays.failure() != ""
-            paths.set_reachability(
-                now, has_derp=self._relays.home != 0, has_udp=has_udp, dead_regions=self._relays.failed
-            )
-            paths.set_own_endpoints(
+            self._tell_reachability(now)
+            self._engine.paths.set_own_endpoints(
                 [one.address for one in endpoints],
                 now,
                 mapping_varies=report.mapping_varies_by_dest_ip if report is not None else None,
@@ -260,6 +259,14 @@ class Connectivity:
         self.endpoints, self.net_info = endpoints, net_info
         if is_news:
             self._on_change()
+
+    def _tell_reachability(self, now: float) -> None:
+        report = self._report
+        # Where not even the home relay is there, nobody knows whether UDP would pass.
+        has_udp = report is None or report.udp or self._relays.failure() != ""
+        self._engine.paths.set_reachability(
+            now, has_derp=self._relays.home != 0, has_udp=has_udp, dead_regions=self._relays.failed
+        )
 
 
 def _basics(net_info: NetInfo | None) -> NetInfo | None:

@@ -236,7 +236,6 @@ class LinuxTunnel:
 
     def _relays_changed(self) -> None:
         self._connectivity.relays_changed()
-        self.on_change()
 
     def _port_mapped(self) -> None:
         self._connectivity.port_mapped()

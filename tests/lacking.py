@@ -9,7 +9,7 @@ import pytest
 
 
 def lacking(reason: str) -> NoReturn:
-    """End the test: as failed where CI is set, so that nothing passes for run; elsewhere as skipped."""
+    """End the test or module: as failed where CI is set, so that nothing passes for run; else as skipped."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)

@@ -25,6 +25,7 @@ from stun.responder import Responder
 from stun.server import StunServer
 from tests.derp.loops import on_both_loops
 from tests.derp.relays import Certificate, running_relay
+from tests.lacking import lacking
 
 IPV4 = "127.0.0.1"
 
@@ -161,7 +162,13 @@ async def test_an_incremental_check() -> None:
         assert second.region_latency is not first.region_latency
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.fixture
+def ipv6() -> None:
+    if not has_ipv6():
+        lacking("this machine has no IPv6")
+
+
+@pytest.mark.usefixtures("ipv6")
 async def test_ipv6() -> None:
     with stun_server(IPV4, "::1") as port, Node() as own:
         report = await own.check(map_of(node("1a", stun_port=port, ipv6="::1")), os_has_ipv6=True)
@@ -207,7 +214,7 @@ async def test_silence_is_waited_for_and_then_relays_are_measured(certificate: C
             assert set(report.region_latency) == {7}
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.usefixtures("ipv6")
 @pytest.mark.parametrize("case", ["answers", "refuses", "is not trusted"])
 async def test_what_counts_as_an_answer_over_https(
     case: str, certificate: Certificate, tmp_path: Path
