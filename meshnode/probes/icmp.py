@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from derp.dial import MarkSocket
-from meshnode.netcheck.echo import echo_request, is_reply_untrusted
+from meshnode.netcheck.echo import echo_request, ipv4_payload_untrusted, is_reply_untrusted
 
 __all__ = ["ping"]
 
@@ -27,10 +27,12 @@ async def ping(address: str, data: bytes, *, mark: MarkSocket, entropy: Callable
         sock.connect((address, 0))
         identifier = int.from_bytes(entropy(2), "big")
         begun_at = time.monotonic()
-        await loop.sock_sendall(sock, echo_request(identifier, _SEQUENCE, data))
+        await loop.sock_sendall(sock, echo_request(4, identifier, _SEQUENCE, data))
         while True:
-            packet = await loop.sock_recv(sock, _MAX_PACKET)
-            if is_reply_untrusted(packet, _SEQUENCE, data, identifier=identifier if is_raw else None):
+            message = await loop.sock_recv(sock, _MAX_PACKET)
+            if is_raw:
+                message = ipv4_payload_untrusted(message)
+            if is_reply_untrusted(message, 4, _SEQUENCE, data, identifier=identifier if is_raw else None):
                 return time.monotonic() - begun_at
 
 

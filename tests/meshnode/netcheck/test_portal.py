@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from meshnode.netcheck.echo import echo_request, is_reply_untrusted
 from meshnode.netcheck.plan import fallback_relays
 from meshnode.netcheck.portal import challenge_for, is_portal, portal_witnesses
 from meshproto.messages import DERPRegion
@@ -55,19 +54,3 @@ def test_who_is_measured_without_udp() -> None:
         6: with_nodes(6, {}),
     }
     assert {number: one.name for number, one in fallback_relays(regions).items()} == {1: "12", 6: "60"}
-
-
-def test_echo() -> None:
-    request = echo_request(0x1234, 1, b"1a")
-    assert request == bytes.fromhex("0800 b469 1234 0001") + b"1a"
-    reply = b"\x00" + request[1:]
-    header = b"\x46" + bytes(23)
-    assert is_reply_untrusted(reply, 1, b"1a")
-    assert is_reply_untrusted(header + reply, 1, b"1a", identifier=0x1234)
-    assert not is_reply_untrusted(header + reply, 1, b"1a", identifier=0x1235)
-    assert not is_reply_untrusted(header + request, 1, b"1a", identifier=0x1234)
-    assert not is_reply_untrusted(reply, 2, b"1a")
-    assert not is_reply_untrusted(reply, 1, b"1b")
-    for size in range(len(reply)):
-        assert not is_reply_untrusted(reply[:size], 1, b"1a")
-        assert not is_reply_untrusted((header + reply)[:size], 1, b"1a", identifier=0x1234)
