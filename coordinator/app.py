@@ -19,7 +19,7 @@ from coordinator.config import Config
 from coordinator.db import check_sqlite, open_sqlite
 from coordinator.derp_map import Relays
 from coordinator.derp_sources import DerpSources
-from coordinator.listen import open_listeners
+from coordinator.errors import StartupError
 from coordinator.machine_api import MachineApi
 from coordinator.noise_server import NoiseServer
 from coordinator.poll import MapSessions
@@ -27,6 +27,8 @@ from coordinator.relay import EmbeddedRelay, with_embedded
 from coordinator.settings import NetworkSettings
 from coordinator.state import State, Timings
 from coordinator.stun_servers import StunServers
+from derp.http_parts import open_runner
+from derp.listen import CannotListen, open_listeners
 from meshproto.keys import MachinePrivate, NodePrivate
 
 HTTP_IDLE_S = 75.0  # for a plain HTTP connection without a request
@@ -127,7 +129,7 @@ class _Claimed:
 
 def _claim(config: Config, stack: AsyncExitStack) -> _Claimed:
     """Bind, read and lock, so that what is wrong shows before anything runs. Raises StartupError."""
-    listeners = open_listeners(config.listen_addr)
+    listeners = _listen(config)
     for listener in listeners:
         stack.callback(listener.close)
     stun = relay_key = None
@@ -142,6 +144,13 @@ def _claim(config: Config, stack: AsyncExitStack) -> _Claimed:
     stack.enter_context(files.locked(config.database_file))
     unix_socket = stack.enter_context(files.admin_socket(config.unix_socket, config.unix_socket_permission))
     return _Claimed(listeners, stun, unix_socket, private_key, relay_key, sources)
+
+
+def _listen(config: Config) -> list[socket.socket]:
+    try:
+        return open_listeners(config.listen_addr)
+    except CannotListen as error:
+        raise StartupError(f"listen_addr {error}") from error
 
 
 @asynccontextmanager
@@ -169,9 +178,9 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         if relay is not None:
             admin_app.router.add_get("/metrics", relay.show_figures)
             relay.add_to(app)
-        admin = await _runner(stack, admin_app)
+        admin = await _open_runner(admin_app, stack)
         await web.SockSite(admin, claimed.unix_socket).start()
-        public = _accept(await _runner(stack, app), claimed.listeners, relay)
+        public = _accept(await _open_runner(app, stack), claimed.listeners, relay)
         stack.callback(public.close)
         yield Coordinator(config, state, claimed.listeners, claimed.stun)
         # Machines first, and none may come back: polls would hold up the public listener for the whole grace.
@@ -179,17 +188,8 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         await asyncio.gather(noise_server.close(), *([relay.server.close()] if relay is not None else []))
 
 
-async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=HTTP_IDLE_S,
-        shutdown_timeout=SHUTDOWN_GRACE_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
+async def _open_runner(app: web.Application, stack: AsyncExitStack) -> web.AppRunner:
+    return await open_runner(app, stack, idle_s=HTTP_IDLE_S, grace_s=SHUTDOWN_GRACE_S)
 
 
 def _accept(runner: web.AppRunner, listeners: list[socket.socket], relay: EmbeddedRelay | None) -> Acceptor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 from aiohttp import web
 
 from coordinator.state import State
+from meshproto.addresses import is_address
 from meshproto.messages import DERPMap
 
 KEPT_S = 600.0
@@ -52,15 +52,7 @@ def host_names(derp_map: DERPMap) -> frozenset[str]:
     regions: Iterable[str] = (
         node.host_name for region in (derp_map.regions or {}).values() for node in region.nodes
     )
-    return frozenset(name for name in regions if name and not _is_address(name))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return frozenset(name for name in regions if name and not is_address(name))
 
 
 async def _look_up(name: str) -> tuple[str, list[str]]:

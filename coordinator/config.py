@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import yaml
 
 from coordinator.config_values import (
-    ListenAddress,
     WrongValue,
     one_of,
     read_allocation,
@@ -39,6 +38,7 @@ from coordinator.model import IPNetwork
 from coordinator.relay_config import FIELDS as _RELAY_FIELDS
 from coordinator.relay_config import RelayConfig
 from coordinator.settings import NetworkSettings
+from derp.listen import ListenAddress
 from meshproto.routes import CGNAT_RANGE, ULA_RANGE
 
 DEFAULT_PATH = Path("/etc/coordinator/config.yaml")

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from coordinator.model import IPNetwork
+from derp.listen import ListenAddress
 
 MIN_EPHEMERAL_TIMEOUT = timedelta(seconds=65)  # more than the longest keep-alive interval
 
 
 class WrongValue(Exception):
     """The value of one key cannot be used; `str()` says what it has to be."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where to listen. An unspecified host (`0.0.0.0`, `::` or none) means every address of both families."""
-
-    host: str
-    port: int
-
-    @property
-    def is_any(self) -> bool:
-        return self.host in ("", "0.0.0.0", "::")
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def read_text(value: object) -> str:

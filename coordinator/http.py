@@ -10,12 +10,12 @@ import platform
 from base64 import b64decode
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from coordinator import __version__, pages, websocket
 from coordinator.noise_server import NoiseServer
 from coordinator.pending import is_registration_id
 from coordinator.state import State
+from derp.http_parts import Taken
 from meshproto import codec
 from meshproto.codec import MalformedMessage
 from meshproto.early import encode_early_payload
@@ -93,9 +93,9 @@ class _Listener:
         except NoiseError as error:
             # After the 101, where clients look for it and show it to their user.
             transport.write(_SWITCHING + error_frame(str(error)))
-            return _Taken()
+            return Taken()
         await self._take_over(request, accepted, transport)
-        return _Taken()
+        return Taken()
 
     async def _take_over(
         self, request: web.Request, accepted: Accepted, transport: asyncio.Transport
@@ -167,17 +167,6 @@ class _Listener:
 def scheme_of(request: web.Request) -> str:
     """That of the URL which the client has: a proxy in front of us tells. Only that client gets it back."""
     return "https" if request.headers.get("X-Forwarded-Proto", "").lower() == "https" else "http"
-
-
-class _Taken(web.StreamResponse):
-    """Stands for an answer that was given on the connection itself: writes nothing and ends it."""
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self.force_close()
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
 
 
 def _initiation(request: web.Request) -> bytes:

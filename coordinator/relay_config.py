@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coordinator.config_values import (
-    ListenAddress,
     WrongValue,
     read_bool,
     read_duration,
@@ -22,6 +21,7 @@ from coordinator.config_values import (
     read_path,
     read_text,
 )
+from derp.listen import ListenAddress
 
 DEFAULT_STUN_ADDRESS = ListenAddress("0.0.0.0", 3478)
 DEFAULT_STUN_ALTERNATE_ADDRESS = ListenAddress("0.0.0.0", 3479)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from coordinator.config_values import ListenAddress
 from coordinator.derp_map import Place
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
+from derp.listen import ListenAddress
 from stun.messages import TransportAddress
 from stun.responder import AddressPair, Responder
 from stun.server import CannotListen, StunServer

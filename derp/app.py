@@ -20,6 +20,7 @@ from derp.admission import UrlVerifier
 from derp.buckets import TokenBucket
 from derp.certificates import BadCertificate, ServerTls
 from derp.front import Front
+from derp.http_parts import open_runner
 from derp.keyfile import load_or_create
 from derp.listen import ListenAddress, open_listeners
 from derp.mesh import run_mesh
@@ -151,7 +152,7 @@ class RelayApp:
 
     async def _listen(self, relay: RelayServer, stack: AsyncExitStack) -> list[str]:
         config = self._config
-        runner = await _runner(self._web_app(relay), stack)
+        runner = await _open_runner(self._web_app(relay), stack)
         limit = None
         if config.accepts_per_second:
             burst = max(config.accepts_burst, config.accepts_per_second)
@@ -218,21 +219,12 @@ class RelayApp:
             return 0.0
 
 
-async def _runner(app: web.Application, stack: AsyncExitStack) -> web.AppRunner:
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=HTTP_IDLE_S,
-        shutdown_timeout=SHUTDOWN_GRACE_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
+async def _open_runner(app: web.Application, stack: AsyncExitStack) -> web.AppRunner:
+    return await open_runner(app, stack, idle_s=HTTP_IDLE_S, grace_s=SHUTDOWN_GRACE_S)
 
 
 async def _serve_plainly(address: ListenAddress, app: web.Application, stack: AsyncExitStack) -> str:
-    runner = await _runner(app, stack)
+    runner = await _open_runner(app, stack)
     listeners = open_listeners(address)
     for listener in listeners:
         await web.SockSite(runner, listener).start()

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TypeVar
 
 from aiohappyeyeballs import AddrInfoType
@@ -20,6 +19,7 @@ from derp.connect import MarkSocket, connect, lookup
 from derp.errors import CannotConnect, reason_of
 from derp.relay_node import RelayNode
 from derp.trust import MakeContext, check_peer, client_context
+from meshproto.addresses import is_address
 
 __all__ = ["DialOptions", "MarkSocket", "dial"]
 
@@ -66,7 +66,7 @@ async def _addresses(node: RelayNode) -> list[AddrInfoType]:
     literal: list[AddrInfoType] = [
         (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (text, node.port))
         for family, text in families
-        if _is_address(text)
+        if is_address(text)
     ]
     unsaid = {family for family, text in families if not text}
     resolved: list[AddrInfoType] = []
@@ -78,14 +78,6 @@ async def _addresses(node: RelayNode) -> list[AddrInfoType]:
                 raise
     addresses = literal + [address for address in resolved if address[0] in unsaid]
     return sorted(addresses, key=lambda address: address[0] != socket.AF_INET6)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 async def _start(

@@ -20,6 +20,7 @@ from cryptography import x509
 from derp.certificates import is_meta, received_chain
 from derp.errors import CannotConnect
 from derp.relay_node import RelayNode
+from meshproto.addresses import is_address
 
 DIGEST_PREFIX = "sha256-raw:"
 
@@ -84,14 +85,6 @@ def matches(certificate: x509.Certificate, host: str) -> bool:
         return bool({wanted, parent} & {name.lower() for name in names.get_values_for_type(x509.DNSName)})
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_digest(node: RelayNode, chain: list[bytes], wall: datetime) -> None:
     wanted = node.cert_name.removeprefix(DIGEST_PREFIX).lower()
     if len(chain) != 1 or not hmac.compare_digest(hashlib.sha256(chain[0]).hexdigest(), wanted):
@@ -101,5 +94,5 @@ def _check_digest(node: RelayNode, chain: list[bytes], wall: datetime) -> None:
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise CannotConnect(f"{node} has a certificate that is not valid today")
     # Who dials an address names none in the handshake, so such a relay cannot choose a certificate by it.
-    if not _is_address(node.host_name) and not matches(certificate, node.host_name):
+    if not is_address(node.host_name) and not matches(certificate, node.host_name):
         raise CannotConnect(f"{node} has a certificate for another name")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from derp import websocket
 from derp.front import arrival
+from derp.http_parts import Taken
 from derp.server import RelayServer
 from derp.upgrade import encode_response
 
@@ -74,15 +74,4 @@ class _Derp:
             await connection.closed
         finally:
             connection.abort()
-        return _Taken()
-
-
-class _Taken(web.StreamResponse):
-    """Stands for an answer that was given on the connection itself: writes nothing and ends it."""
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self.force_close()
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
+        return Taken()

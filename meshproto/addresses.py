@@ -43,6 +43,15 @@ def parse_address(text: str) -> IPAddress:
         raise MalformedAddress(f"not an IP address: {text[:_SHOWN]!r}") from error
 
 
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, and so no name to look up."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _decimal(text: str, maximum: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= maximum):
         raise ValueError(text)

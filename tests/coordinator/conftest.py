@@ -12,10 +12,10 @@ import pytest
 
 from coordinator.app import Coordinator, running
 from coordinator.config import Config
-from coordinator.config_values import ListenAddress
 from coordinator.model import NodeRecord
 from coordinator.relay_config import RelayConfig
 from coordinator.state import State, Timings
+from derp.listen import ListenAddress
 from tests.coordinator.machine import Connection, Machine, Poll
 
 FREE_PORT = ListenAddress("127.0.0.1", 0)

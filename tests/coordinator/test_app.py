@@ -16,9 +16,9 @@ import pytest
 
 from coordinator.app import check, running
 from coordinator.config import Config
-from coordinator.config_values import ListenAddress
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
+from derp.listen import ListenAddress
 from tests.coordinator.conftest import FREE_PORT, Server
 
 SERVE = """

@@ -11,9 +11,9 @@ import yaml
 
 from coordinator import config as config_module
 from coordinator.config import Config, load, parse
-from coordinator.config_values import ListenAddress
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
+from derp.listen import ListenAddress
 
 PATH = Path("/etc/coordinator/config.yaml")
 

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from coordinator.config_values import ListenAddress
 from derp.client_core import Connected, PacketReceived
 from derp.dial import DialOptions
+from derp.listen import ListenAddress
 from meshnode.control import login
 from meshnode.control.client import ControlClient
 from meshnode.control.server_url import ServerURL

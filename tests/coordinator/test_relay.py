@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from coordinator.config_values import ListenAddress
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
 from derp.client import ClientEvent, Disconnected, RelayClient
 from derp.client_core import Connected, PacketReceived, Restarting
 from derp.dial import DialOptions
+from derp.listen import ListenAddress
 from derp.relay_node import RelayNode
 from meshnode.relay_nodes import relay_nodes
 from meshproto.keys import NodePrivate

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.app import Coordinator, running
-from coordinator.config import Config, ListenAddress
+from coordinator.config import Config
 from coordinator.relay_config import RelayConfig
+from derp.listen import ListenAddress
 from meshnode.dataplane_document import Offloads
 from meshnode.disco.endpoints import Endpoint, EndpointType
 from meshnode.disco.events import PongReceived

@@ -57,7 +57,7 @@ def test_a_busy_port(coordinator: Any, tmp_path: Path, busy_port: int) -> None:
     ran = coordinator("serve", *flags, directory=tmp_path)
     assert ran.error == (
         f"listen_addr 127.0.0.1:{busy_port} is in use by another program; "
-        "stop that one, or set listen_addr to another port"
+        "stop that one, or choose another port"
     )
     assert list(tmp_path.iterdir()) == []
 
