@@ -1,20 +1,14 @@
-"""Nodes with a disco manager each, behind NATs, with relays, STUN servers and weather, under a clock that
-only the test moves. No sockets, no sleeps.
+"""Nodes with a disco manager each, in a `World`.
 
 A `SimNode` does what the engine will do: after every entry it handles what is due, drains events and
 datagrams, and asks to be woken at `next_timeout()`. Instead of WireGuard it sends numbered packets.
-
-    python -m tests.meshnode.disco.simulation      prints the matrix of all pairs
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
-import statistics
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meshnode.disco.box import is_envelope
@@ -27,7 +21,6 @@ from meshnode.disco.events import (
     PathChanged,
     PeerInfo,
     SocketsReleased,
-    SprayEnded,
 )
 from meshnode.disco.manager import Manager
 from meshnode.netcheck.report import Family, Report
@@ -35,148 +28,11 @@ from meshnode.wireguard import Kind as Datagrams
 from meshproto.addresses import AddrPort
 from meshproto.keys import DiscoPrivate, NodePrivate, NodePublic
 from tests.meshnode.disco.nats import Box, Firewall, Kind, boxes
+from tests.meshnode.disco.world import DIRECT_DELAY, PORT, STUN_SERVERS, STUN_SERVERS_IPV6, World
 
-PORT = 41641
-DIRECT_DELAY = 0.02
-"""Seconds one way over the Internet; the relay's way is DERP_DELAY, a LAN's LAN_DELAY."""
-DERP_DELAY = 0.03
-LAN_DELAY = 0.0005
-STUN_SERVERS = (AddrPort("198.51.100.1", 3478), AddrPort("198.51.100.2", 3478))
-STUN_SERVERS_IPV6 = (AddrPort("2001:db8:5::1", 3478),)
 RESTUN_INTERVAL = 23.0
-AFTERWARDS = 1.5
-"""Seconds for which a pair goes on talking once it is direct, so that a wrong choice would be seen."""
-MAX_AT_ONCE = 2000
 HOME = 1
 """The region of everybody."""
-
-
-class World:
-    """The clock, what is under way, and the weather."""
-
-    def __init__(self, seed: int = 1, loss: float = 0.0) -> None:
-        self.now = 1000.0
-        self.rng = random.Random(seed)
-        self.loss = loss
-        self.extra_delay: Callable[[SimNode, SimNode], float] = lambda source, target: 0.0
-        self.delay_of_host: Callable[[str], float] = lambda host: 0.0
-        self.cuts: list[Callable[[SimNode, SimNode], bool]] = []
-        self.relay_is_up = True
-        self.nodes: list[SimNode] = []
-        self.sent_datagrams = 0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = itertools.count()
-
-    def call_at(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (max(when, self.now), next(self._number), what))
-
-    def run_until(self, done: Callable[[], bool], limit: float) -> bool:
-        """Until `done`, at most `limit` seconds. Returns whether it came to pass."""
-        end = self.now + limit
-        at_once = 0
-        while not done():
-            if not self._events or self._events[0][0] > end:
-                self.now = end
-                return done()
-            when, _, what = heapq.heappop(self._events)
-            at_once = at_once + 1 if when == self.now else 0
-            assert at_once < MAX_AT_ONCE, "timers do not come to rest"
-            self.now = when
-            what()
-        return True
-
-    def run_for(self, seconds: float) -> None:
-        self.run_until(lambda: False, seconds)
-
-    # --- UDP ---
-
-    def udp(self, node: SimNode, inner: AddrPort, to: AddrPort, payload: bytes) -> None:
-        """A datagram leaves `node`. Loss and cuts are decided here, filters where it arrives."""
-        self.sent_datagrams += 1
-        if self.rng.random() < self.loss:
-            return
-        if target := self._neighbour(node, to):
-            self._arrive_later(node, target, inner, to, payload, LAN_DELAY)
-            return
-        source = inner
-        for box in node.boxes(to):
-            translated = box.outbound(source, to, self.now)
-            if translated is None:
-                return
-            source = translated
-        if to in STUN_SERVERS + STUN_SERVERS_IPV6:
-            self._answer_stun(source, to, payload)
-            return
-        target = self._behind(to)
-        if target is not None:
-            self._arrive_later(node, target, source, to, payload, DIRECT_DELAY, crosses=True)
-
-    def _arrive_later(
-        self,
-        sender: SimNode,
-        target: SimNode,
-        source: AddrPort,
-        to: AddrPort,
-        payload: bytes,
-        delay: float,
-        *,
-        crosses: bool = False,
-    ) -> None:
-        if any(cut(sender, target) for cut in self.cuts):
-            return
-        delay += self.extra_delay(sender, target) + self.delay_of_host(to.host)
-
-        def arrive() -> None:
-            inner: AddrPort | None = to
-            if crosses:
-                for box in reversed(target.boxes(to)):
-                    inner = box.inbound(inner, source, self.now) if inner is not None else None
-            if inner is not None:
-                target.receive_udp(inner, source, payload)
-
-        self.call_at(self.now + delay, arrive)
-
-    def _neighbour(self, node: SimNode, to: AddrPort) -> SimNode | None:
-        for other in self.nodes:
-            if other is not node and other.lan == node.lan is not None and to.host in other.addresses:
-                return other
-        return None
-
-    def _behind(self, to: AddrPort) -> SimNode | None:
-        for node in self.nodes:
-            outermost = next((box.address for box in reversed(node.boxes(to)) if box.address), None)
-            if to.host == outermost or (outermost is None and to.host in node.addresses):
-                return node
-        return None
-
-    def _answer_stun(self, source: AddrPort, server: AddrPort, payload: bytes) -> None:
-        def answer() -> None:
-            node = self._behind(source)
-            inner: AddrPort | None = source
-            if node is None:
-                return
-            for box in reversed(node.boxes(source)):
-                inner = box.inbound(inner, server, self.now) if inner is not None else None
-            if inner is not None:
-                node.stun_answered(server, source)
-
-        self.call_at(self.now + 2 * DIRECT_DELAY, answer)
-
-    # --- DERP ---
-
-    def derp(self, sender: SimNode, to: NodePublic, payload: bytes) -> None:
-        if not self.relay_is_up:
-            return
-        for target in self.nodes:
-            if target.node_key == to:
-                self._relay(sender, target, payload)
-
-    def _relay(self, sender: SimNode, target: SimNode, payload: bytes) -> None:
-        def arrive() -> None:
-            if self.relay_is_up:
-                target.receive_derp(sender.node_key, payload)
-
-        self.call_at(self.now + DERP_DELAY, arrive)
 
 
 @dataclass
@@ -453,87 +309,14 @@ def pair(
     """Two nodes that know their endpoints and each other, and have not spoken yet."""
     a = SimNode(world, "a", one, settings or Settings())
     b = SimNode(world, "b", other, other_settings or settings or Settings(), echoes=True)
-    for node in (a, b):
-        node.measure_regularly()
-    world.run_for(1.0)
-    a.meet(b)
-    b.meet(a)
+    introduce(a, b)
     return a, b
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one pair."""
-
-    first_packet: float | None
-    """Seconds until the first packet arrived."""
-    lost: int
-    direct_one: float | None
-    """Seconds until the one that began, and the other, had a direct path."""
-    direct_both: float | None
-    technique: str
-    datagrams: int
-
-
-def meet(one: Kind, other: Kind, seed: int, limit: float = 8.0, settings: Settings | None = None) -> Outcome:
-    """One begins to talk to the other, which answers."""
-    world = World(seed)
-    a, b = pair(world, one, other, settings=settings)
-    begin, before = world.now, world.sent_datagrams
-    a.talk(b, 0.1, limit + AFTERWARDS)
-    first_direct: list[float] = []
-
-    def both_direct() -> bool:
-        if a.is_direct(b) and not first_direct:
-            first_direct.append(world.now)
-        return a.is_direct(b) and b.is_direct(a)
-
-    found = world.run_until(both_direct, limit)
-    both = world.now - begin
-    world.run_for(AFTERWARDS)
-    a.stop_talking()
-    world.run_for(1.0)
-    arrived = {packet.number: packet.at for packet in reversed(b.received)}
-    return Outcome(
-        first_packet=arrived[0] - begin if 0 in arrived else None,
-        lost=a.said - len(arrived),
-        direct_one=first_direct[0] - begin if first_direct else None,
-        direct_both=both if found else None,
-        technique=_technique(a, b, found),
-        datagrams=world.sent_datagrams - before,
-    )
-
-
-def _technique(a: SimNode, b: SimNode, is_direct: bool) -> str:
-    sprays = [event for node in (a, b) for _, event in node.events if isinstance(event, SprayEnded)]
-    if not is_direct:
-        reason = a.manager.status(b.node_key, a.world.now).relay_reason
-        return f"relay: {reason.value}" if reason is not None else "relay"
-    if any(spray.is_direct for spray in sprays):
-        return f"spray, {max(spray.sent for spray in sprays)} sent"
-    return "direct"
-
-
-def matrix(kinds: Iterable[Kind], seeds: Iterable[int]) -> str:
-    """The table that people read: for each pair the fate of the first packet, time to direct, technique."""
-    lines = [f"{'one':22} {'other':22} {'first':>7} {'lost':>4} {'direct':>8} {'max':>7}  technique"]
-    for one, other in itertools.product(list(kinds), repeat=2):
-        outcomes = [meet(one, other, seed) for seed in seeds]
-        times = [outcome.direct_both for outcome in outcomes if outcome.direct_both is not None]
-        first = max(outcome.first_packet or float("inf") for outcome in outcomes)
-        median = (
-            f"{statistics.median(times):7.3f}s"
-            if len(times) == len(outcomes)
-            else f"{len(times)}/{len(outcomes)}"
-        )
-        greatest = f"{max(times):6.3f}s" if times else ""
-        lost = sum(outcome.lost for outcome in outcomes)
-        lines.append(
-            f"{one.value:22} {other.value:22} {first:6.3f}s {lost:4} {median:>8} {greatest:>7}"
-            f"  {outcomes[0].technique}"
-        )
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(matrix(Kind, range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)) + "\n")
+def introduce(a: SimNode, b: SimNode) -> None:
+    """Each learns where it is, and the network map tells each of the other."""
+    for node in (a, b):
+        node.measure_regularly()
+    a.world.run_for(1.0)
+    a.meet(b)
+    b.meet(a)

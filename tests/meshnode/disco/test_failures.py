@@ -9,7 +9,8 @@ from meshnode.disco.context import Settings
 from meshnode.disco.destinations import DerpDestination
 from meshnode.disco.events import PathChanged
 from tests.meshnode.disco.nats import Kind, Nat
-from tests.meshnode.disco.simulation import SimNode, World, pair
+from tests.meshnode.disco.simulation import SimNode, introduce, pair
+from tests.meshnode.disco.world import World
 
 TOLD = 2.0
 """Seconds within which traffic goes on."""
@@ -166,11 +167,7 @@ def test_a_path_that_becomes_slow_is_left_for_a_better_one() -> None:
     world = World(11)
     a = SimNode(world, "a", Kind.PORT, has_ipv6=True)
     b = SimNode(world, "b", Kind.PORT, has_ipv6=True, echoes=True)
-    for node in (a, b):
-        node.measure_regularly()
-    world.run_for(1.0)
-    a.meet(b)
-    b.meet(a)
+    introduce(a, b)
     a.talk(b, 0.1, 200.0)
     world.run_for(5.0)
     ipv6 = a.manager.confirmed(b.node_key)

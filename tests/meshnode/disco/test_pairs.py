@@ -11,8 +11,10 @@ from meshnode.disco.context import Settings
 from meshnode.disco.destinations import DerpDestination
 from meshnode.disco.events import SprayEnded, SprayStarted
 from meshproto.addresses import AddrPort
+from tests.meshnode.disco.meetings import meet
 from tests.meshnode.disco.nats import EASY, HARD, Kind
-from tests.meshnode.disco.simulation import DERP_DELAY, PORT, SimNode, World, meet, pair
+from tests.meshnode.disco.simulation import SimNode, introduce, pair
+from tests.meshnode.disco.world import DERP_DELAY, PORT, World
 
 PAIRS = [(one, other) for one in Kind for other in Kind]
 
@@ -115,11 +117,7 @@ def test_ipv6_where_ipv4_is_hopeless() -> None:
     world = World(1)
     a = SimNode(world, "a", Kind.RANDOM, has_ipv6=True)
     b = SimNode(world, "b", Kind.RANDOM, has_ipv6=True, echoes=True)
-    for node in (a, b):
-        node.measure_regularly()
-    world.run_for(1.0)
-    a.meet(b)
-    b.meet(a)
+    introduce(a, b)
     a.talk(b, 0.1, 2.0)
     assert world.run_until(lambda: a.is_direct(b) and b.is_direct(a), 0.3)
     path = a.manager.confirmed(b.node_key)
@@ -131,11 +129,7 @@ def test_ipv6_is_preferred_where_it_is_not_much_slower() -> None:
     world = World(1)
     a = SimNode(world, "a", Kind.PORT, has_ipv6=True)
     b = SimNode(world, "b", Kind.PORT, has_ipv6=True, echoes=True)
-    for node in (a, b):
-        node.measure_regularly()
-    world.run_for(1.0)
-    a.meet(b)
-    b.meet(a)
+    introduce(a, b)
     a.talk(b, 0.1, 2.0)
     world.run_for(1.0)
     assert a.manager.confirmed(b.node_key) == AddrPort("2001:db8:2::2", PORT)
@@ -145,11 +139,7 @@ def test_neighbours_talk_over_their_lan() -> None:
     world = World(1)
     a = SimNode(world, "a", Kind.PORT, lan="home")
     b = SimNode(world, "b", Kind.PORT, lan="home", echoes=True)
-    for node in (a, b):
-        node.measure_regularly()
-    world.run_for(1.0)
-    a.meet(b)
-    b.meet(a)
+    introduce(a, b)
     a.talk(b, 0.1, 2.0)
     assert world.run_until(lambda: a.is_direct(b), 0.2)
     world.run_for(1.0)

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from tests.meshnode.disco.nats import EASY, Nat
-from tests.meshnode.disco.simulation import SimNode, World, pair
+from tests.meshnode.disco.simulation import SimNode, pair
+from tests.meshnode.disco.world import World
 
 CALM = 31.0
 """Seconds: the longest time between two rounds, and the round."""
