@@ -132,17 +132,21 @@ class RelayClient:
 
     def send_packet(self, destination: NodePublic, packet: bytes) -> None:
         """Relay a packet. When it cannot be sent as fast as it comes, the oldest ones are dropped."""
+        self.send_packets(destination, (packet,))
+
+    def send_packets(self, destination: NodePublic, packets: Sequence[bytes | memoryview]) -> None:
+        """The same for packets of one kind and of one length; the last may be shorter. They are copied."""
         if self._core is None or self._connection is None or not self._core.is_connected:
-            self._waiting.append((destination, packet))
+            self._waiting += [(destination, bytes(packet)) for packet in packets]
             self._hurry()
         else:
-            self._core.send_packet(destination, packet, self._connection.loop.time())
+            self._core.send_packets(destination, packets, self._connection.loop.time())
             self._connection.flush()
 
-    def forward_packet(self, source: bytes, destination: bytes, packet: bytes) -> None:
+    def forward_packets(self, source: bytes, destination: bytes, packets: Sequence[bytes]) -> None:
         """As one relay of a region to another; dropped when there is no connection."""
         if self._core is not None and self._connection is not None:
-            self._core.forward_packet(source, destination, packet, self._connection.loop.time())
+            self._core.forward_packets(source, destination, packets, self._connection.loop.time())
             self._connection.flush()
 
     def close_peer(self, key: NodePublic) -> None:
@@ -305,7 +309,8 @@ class RelayClient:
     def _send_waiting(self, now: float) -> None:
         assert self._core is not None
         while self._waiting:
-            self._core.send_packet(*self._waiting.popleft(), now)
+            destination, packet = self._waiting.popleft()
+            self._core.send_packets(destination, (packet,), now)
 
     def _fail_pings(self) -> None:
         for answered in self._pings.values():

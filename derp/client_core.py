@@ -8,13 +8,15 @@ they wait until the relay has answered the login.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from derp import frames
 from derp.buckets import TokenBucket
 from derp.drops import DropReason, Kind
-from derp.frames import MAX_CLIENT_FRAME_SIZE, PING_SIZE, FrameError, FrameReader, FrameType, PeerPresent
+from derp.frame_reader import FrameReader, Packets
+from derp.frames import MAX_CLIENT_FRAME_SIZE, PING_SIZE, FrameError, FrameType, PeerPresent
 from derp.liveness import Delivery, Liveness, Verdict
 from derp.login import ClientInfo, Entropy, ServerInfo, open_server_info_untrusted, seal_client_info
 from derp.outbox import Outbox
@@ -27,7 +29,9 @@ MIN_BURST_BYTES = 65568.0
 MAX_KNOWN_KEYS = 4096
 """Key objects that are kept to be used again; past that, all are forgotten and made anew."""
 
-_RECV_PACKET = int(FrameType.RECV_PACKET)
+_SEND_PACKET = int(FrameType.SEND_PACKET)
+_FORWARD_PACKET = int(FrameType.FORWARD_PACKET)
+_PACKET_KEYS = {int(FrameType.RECV_PACKET): KEY_SIZE}
 _LIMITS = {int(kind): MAX_CLIENT_FRAME_SIZE for kind in FrameType}
 _LIMITS[FrameType.SERVER_KEY] = MAX_SERVER_KEY_SIZE
 
@@ -44,11 +48,14 @@ class Connected:
     info: ServerInfo
 
 
-class PacketReceived(NamedTuple):
-    """A packet from the node with this key, as the relay says. A tuple because there are so many."""
+class PacketsReceived(NamedTuple):
+    """Packets in a row from the node with this key, as the relay says. A tuple because there are so many.
+
+    They are of one length, but the last may be shorter. A disco message is alone.
+    """
 
     source: NodePublic
-    packet: bytes
+    packets: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Restarting:
     try_for_s: float
 
 
-Event = Connected | PacketReceived | PeerGone | PeerPresent | PongReceived | HealthChanged | Restarting
+Event = Connected | PacketsReceived | PeerGone | PeerPresent | PongReceived | HealthChanged | Restarting
 
 
 class ClientCore:
@@ -103,7 +110,7 @@ class ClientCore:
         self._entropy = entropy
         self._info = info or ClientInfo(can_ack_pings=True)
         self._server: NodePublic | None = None
-        self._reader = FrameReader(_LIMITS, max_skipped=MAX_CLIENT_FRAME_SIZE)
+        self._reader = FrameReader(_LIMITS, MAX_CLIENT_FRAME_SIZE, _PACKET_KEYS)
         self._login = b""
         self._outbox = Outbox(self._count_drop, QUEUE_PACKETS)
         self._outbox.is_writable = False
@@ -127,15 +134,15 @@ class ClientCore:
         """What `data` completes. Raises FrameError."""
         self._liveness.heard(now)
         events: list[Event] = []
-        for kind, payload in self._reader.receive_data(data):
-            if kind == _RECV_PACKET and self.is_connected:
-                if len(payload) < KEY_SIZE:
-                    raise FrameError("packet without a source")
-                events.append(PacketReceived(self._key(payload[:KEY_SIZE]), payload[KEY_SIZE:]))
-            else:
-                event = self._handle(kind, payload, now)
+        for frame in self._reader.receive_data(data):
+            if not isinstance(frame, Packets):
+                event = self._handle(*frame, now)
                 if event is not None:
                     events.append(event)
+            elif self.is_connected:
+                events.append(PacketsReceived(self._key(frame.keys), frame.packets))
+            elif self._server is None:
+                raise FrameError("not a DERP server")
         return events
 
     def data_to_send(self) -> bytes:
@@ -179,13 +186,20 @@ class ClientCore:
 
     # What the node wants. A raw key is 32 bytes.
 
-    def send_packet(self, destination: NodePublic, packet: bytes, now: float) -> None:
-        """Relay a packet. It is dropped, and counted, if the relay's limit or our queue is exceeded."""
-        self._add_packet(frames.send_packet(destination.raw, packet), packet, now)
+    def send_packets(
+        self, destination: NodePublic, packets: Sequence[bytes | memoryview], now: float
+    ) -> None:
+        """Relay packets of one kind and of one length; the last may be shorter. They are copied.
 
-    def forward_packet(self, source: bytes, destination: bytes, packet: bytes, now: float) -> None:
-        """As one relay of a region to another."""
-        self._add_packet(frames.forward_packet(source, destination, packet), packet, now)
+        What exceeds the relay's limit or our queue is dropped, and counted.
+        """
+        self._add_packets(_SEND_PACKET, destination.raw, packets, now)
+
+    def forward_packets(
+        self, source: bytes, destination: bytes, packets: Sequence[bytes], now: float
+    ) -> None:
+        """The same as one relay of a region to another."""
+        self._add_packets(_FORWARD_PACKET, source + destination, packets, now)
 
     def note_preferred(self, is_home: bool) -> None:
         """Say whether this relay is where we can be found."""
@@ -252,15 +266,33 @@ class ClientCore:
             return Connected(self._server, info)
         return None
 
-    def _add_packet(self, frame: bytes, packet: bytes, now: float) -> None:
-        disco = frames.is_disco(packet)
-        if len(packet) > frames.MAX_PACKET_SIZE:
-            raise ValueError(f"a packet has at most {frames.MAX_PACKET_SIZE} bytes, got {len(packet)}")
-        if self._bucket is not None and not self._bucket.take(len(frame), now):
-            self._count_drop(DropReason.RATE_LIMIT, Kind.DISCO if disco else Kind.OTHER, len(frame))
-            return
-        self._liveness.sent(now)
-        self._outbox.add_packet(frame, disco)
+    def _add_packets(self, kind: int, keys: bytes, packets: Sequence[bytes | memoryview], now: float) -> None:
+        disco, size = frames.is_disco(packets[0]), len(packets[0])
+        if size > frames.MAX_PACKET_SIZE:
+            raise ValueError(f"a packet has at most {frames.MAX_PACKET_SIZE} bytes, got {size}")
+        if self._bucket is not None:
+            packets = self._within_limit(self._bucket, len(keys), packets, disco, now)
+        if packets:
+            self._liveness.sent(now)
+            self._outbox.add_packets(kind, keys, packets, disco)
+
+    def _within_limit(
+        self,
+        bucket: TokenBucket,
+        keys_size: int,
+        packets: Sequence[bytes | memoryview],
+        disco: bool,
+        now: float,
+    ) -> Sequence[bytes | memoryview]:
+        """Those of the packets that the relay's limit lets pass."""
+        passed = []
+        for packet in packets:
+            size = frames.HEADER_SIZE + keys_size + len(packet)
+            if bucket.take(size, now):
+                passed.append(packet)
+            else:
+                self._count_drop(DropReason.RATE_LIMIT, Kind.DISCO if disco else Kind.OTHER, size)
+        return passed
 
     def _count_drop(self, reason: DropReason, kind: Kind, _size: int) -> None:
         self.drops[reason, kind] += 1

@@ -32,7 +32,7 @@ class Counters:
     packets_dropped: Counter[tuple[DropReason, Kind]] = field(default_factory=Counter)
     bytes_dropped: Counter[tuple[DropReason, Kind]] = field(default_factory=Counter)
 
-    def drop(self, reason: DropReason, kind: Kind, size: int) -> None:
-        """One packet of `size` bytes goes no further."""
-        self.packets_dropped[reason, kind] += 1
+    def drop(self, reason: DropReason, kind: Kind, size: int, packets: int = 1) -> None:
+        """`packets`, of `size` bytes together, go no further."""
+        self.packets_dropped[reason, kind] += packets
         self.bytes_dropped[reason, kind] += size

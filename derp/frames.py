@@ -39,7 +39,7 @@ exact: NotePreferred, WatchConns, ClosePeer.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv6Address, ip_address
@@ -58,7 +58,8 @@ DISCO_MAGIC = "TS💬".encode()
 MIN_DISCO_SIZE = 62
 """Bytes of disco's envelope: magic, key, nonce. A shorter packet is none, whatever it begins with."""
 
-_HEADER = struct.Struct(">BI")
+HEADER = struct.Struct(">BI")
+"""Type and length of the payload."""
 _ADDRESS = struct.Struct(">16sH")
 _RESTARTING = struct.Struct(">II")
 
@@ -121,73 +122,14 @@ class PeerPresent:
     flags: PresenceFlag = NO_FLAGS
 
 
-class FrameReader:
-    """Cuts a stream into frames. Keeps at most one unfinished frame, within its limit.
-
-    `limits` has the largest payload of each type that is of interest. Other types are skipped without being
-    kept, and counted in `skipped`, as long as they are not larger than `max_skipped`.
-    """
-
-    def __init__(self, limits: Mapping[int, int], max_skipped: int = 2**32 - 1) -> None:
-        self.skipped = 0
-        self._limits = limits
-        self._max_skipped = max_skipped
-        self._rest = b""  # a frame's beginning
-        self._more: list[bytes] = []  # what came after it
-        self._size = 0  # of both
-        self._needed = HEADER_SIZE
-        self._to_skip = 0
-
-    def receive_data(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises FrameError; the reader is of no use afterwards."""
-        if self._size:
-            self._more.append(data)
-            self._size += len(data)
-            if self._size < self._needed:
-                return []  # collected, not joined: a frame in many small pieces is copied once
-            data = b"".join((self._rest, *self._more))
-            self._more = []
-        return self._cut(data)
-
-    def _cut(self, data: bytes) -> list[Frame]:
-        frames: list[Frame] = []
-        start = min(self._to_skip, len(data))
-        self._to_skip -= start
-        end = len(data)
-        needed = HEADER_SIZE
-        while end - start >= HEADER_SIZE:
-            kind, length = _HEADER.unpack_from(data, start)
-            body = start + HEADER_SIZE
-            if length > self._limits.get(kind, -1):
-                start = self._skip(kind, length, body, end)
-            elif body + length > end:
-                needed = HEADER_SIZE + length
-                break
-            else:
-                start = body + length
-                frames.append((kind, data[body:start]))
-        self._rest = data[start:]
-        self._size = end - start
-        self._needed = needed
-        return frames
-
-    def _skip(self, kind: int, length: int, body: int, end: int) -> int:
-        """Where the next frame begins. Raises FrameError if this one is of interest, or too large to skip."""
-        if kind in self._limits or length > self._max_skipped:
-            raise FrameError(f"frame of type {kind:#04x} with {length} bytes")
-        self.skipped += 1
-        self._to_skip = max(0, body + length - end)
-        return min(body + length, end)
-
-
-def is_disco(packet: bytes) -> bool:
+def is_disco(packet: bytes | memoryview) -> bool:
     """Whether a packet is signalling of nodes, and not WireGuard's."""
-    return packet.startswith(DISCO_MAGIC) and len(packet) >= MIN_DISCO_SIZE
+    return packet[: len(DISCO_MAGIC)] == DISCO_MAGIC and len(packet) >= MIN_DISCO_SIZE
 
 
 def encode(kind: int, payload: bytes = b"") -> bytes:
     """Any frame."""
-    return _HEADER.pack(kind, len(payload)) + payload
+    return HEADER.pack(kind, len(payload)) + payload
 
 
 def server_key(key: NodePublic) -> bytes:
@@ -197,18 +139,30 @@ def server_key(key: NodePublic) -> bytes:
 
 def send_packet(destination: bytes, packet: bytes) -> bytes:
     """`destination` is a raw node key."""
-    return _HEADER.pack(FrameType.SEND_PACKET, KEY_SIZE + len(packet)) + destination + packet
+    return HEADER.pack(FrameType.SEND_PACKET, KEY_SIZE + len(packet)) + destination + packet
 
 
 def recv_packet(source: bytes, packet: bytes) -> bytes:
     """`source` is a raw node key."""
-    return _HEADER.pack(FrameType.RECV_PACKET, KEY_SIZE + len(packet)) + source + packet
+    return HEADER.pack(FrameType.RECV_PACKET, KEY_SIZE + len(packet)) + source + packet
 
 
 def forward_packet(source: bytes, destination: bytes, packet: bytes) -> bytes:
     """Both are raw node keys."""
     length = 2 * KEY_SIZE + len(packet)
-    return _HEADER.pack(FrameType.FORWARD_PACKET, length) + source + destination + packet
+    return HEADER.pack(FrameType.FORWARD_PACKET, length) + source + destination + packet
+
+
+def encode_packets(kind: int, keys: bytes, packets: Sequence[bytes | memoryview]) -> bytes:
+    """A frame for each of one or more packets, which are of one length, but the last may be shorter.
+
+    `kind` is that of SendPacket, RecvPacket or ForwardPacket, and `keys` what comes before the packet there.
+    """
+    size, last = len(packets[0]), packets[-1]
+    head = HEADER.pack(kind, len(keys) + size) + keys
+    if len(last) == size:
+        return head.join((b"", *packets))  # between an empty one and the others: before each of them
+    return b"".join((head.join((b"", *packets[:-1])), HEADER.pack(kind, len(keys) + len(last)), keys, last))
 
 
 def note_preferred(is_home: bool) -> bytes:

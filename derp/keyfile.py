@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from derp.files import write_atomically
 from meshproto.keys import MalformedKey, NodePrivate
 
 
@@ -31,15 +32,8 @@ def load_or_create(path: Path) -> NodePrivate:
 
 def _create(path: Path) -> NodePrivate:
     key = NodePrivate.generate(os.urandom)
-    new = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(json.dumps({"PrivateKey": key.to_text()}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
+        write_atomically(path, (json.dumps({"PrivateKey": key.to_text()}) + "\n").encode())
     except OSError as error:
         raise BadKeyFile(f"cannot make the key file {path}: {error.strerror}") from error
     return key

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from derp.buckets import TokenBucket
-from derp.frames import NO_FLAGS, PeerPresent, PresenceFlag
+from derp.frames import NO_FLAGS, FrameType, PeerPresent, PresenceFlag
 from derp.login import ClientInfo
 from derp.outbox import Outbox
 from meshproto.keys import NodePublic
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NOT_HERE_PER_SECOND = 1.0
 NOT_HERE_BURST = 3.0
+
+_RECV_PACKET = int(FrameType.RECV_PACKET)
 
 
 class Member:
@@ -74,9 +76,9 @@ class Member:
             flags |= PresenceFlag.NOT_IDEAL
         return PeerPresent(NodePublic(self.key), self.host, self.port, flags or PresenceFlag.REGULAR)
 
-    def send_packet(self, frame: bytes, is_disco: bool) -> None:
-        """A frame that may be dropped when it does not read."""
-        self._outbox.add_packet(frame, is_disco)
+    def send_packets(self, source: bytes, packets: Sequence[bytes], is_disco: bool) -> None:
+        """Packets of a node, as `encode_packets` has them, which may be dropped when it does not read."""
+        self._outbox.add_packets(_RECV_PACKET, source, packets, is_disco)
         self._wake()
 
     def send_update(self, subject: bytes, frame: bytes) -> None:

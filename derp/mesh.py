@@ -35,9 +35,9 @@ class MeshLink:
             core.private_key, [node], self._handle, options=options, info=info, watches=True
         )
 
-    def forward(self, source: bytes, destination: bytes, packet: bytes) -> None:
+    def forward(self, source: bytes, destination: bytes, packets: Sequence[bytes]) -> None:
         """Called by our relay's registry."""
-        self._client.forward_packet(source, destination, packet)
+        self._client.forward_packets(source, destination, packets)
 
     async def run(self) -> None:
         """Keep the link up, until cancelled, or until it turns out to lead to ourselves."""

@@ -14,10 +14,10 @@ So a reader that stops costs its own packets and a bounded amount of memory, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from derp.drops import DropReason, Kind
-from derp.frames import KEEP_ALIVE
+from derp.frames import KEEP_ALIVE, encode_packets
 
 QUEUE_PACKETS = 128
 """Tailscale's relay has 32, but reads packet by packet; we read dozens at once, which must not overflow."""
@@ -86,6 +86,16 @@ class Outbox:
             self._ready.append(frame)
         else:
             (self._disco if is_disco else self._other).add(frame, self._on_drop)
+
+    def add_packets(
+        self, kind: int, keys: bytes, packets: Sequence[bytes | memoryview], is_disco: bool
+    ) -> None:
+        """Packets as `encode_packets` has them, each of which may be dropped. They are copied."""
+        if self.is_writable:
+            self._ready.append(encode_packets(kind, keys, packets))
+        else:
+            for packet in packets:
+                self.add_packet(encode_packets(kind, keys, (packet,)), is_disco)
 
     def add_update(self, key: bytes, frame: bytes) -> None:
         """A frame that makes an earlier one with the same `key`, still waiting, pointless."""

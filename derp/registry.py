@@ -10,12 +10,13 @@ A packet is forwarded once at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from derp import frames
 from derp.counters import Counters
 from derp.drops import DropReason, Kind
-from derp.frames import PeerGoneReason, is_disco, recv_packet
+from derp.frames import PeerGoneReason, is_disco
 from derp.member import Member
 from meshproto.keys import NodePublic
 
@@ -29,8 +30,8 @@ _HEALTH = b"health"  # the subject of such updates; no key is as short
 class Forwarder(Protocol):
     """A link to another relay of the region."""
 
-    def forward(self, source: bytes, destination: bytes, packet: bytes) -> None:
-        """Send a packet there. Keys are raw."""
+    def forward(self, source: bytes, destination: bytes, packets: Sequence[bytes]) -> None:
+        """Send packets there, which are as in `Packets`. Keys are raw."""
 
 
 class ClientSet:
@@ -160,53 +161,60 @@ class Registry:
             member.send_update(key, frames.peer_gone(key, PeerGoneReason.DISCONNECTED))
             self._counters.peer_gone_disconnected_frames += 1
 
-    # Packets.
+    # Packets come in runs, and a run is what costs time: see `frame_reader`.
 
-    def deliver(self, sender: Member, destination: bytes, packet: bytes, now: float) -> None:
-        """A packet from a client of ours."""
-        disco = is_disco(packet)
+    def deliver(self, sender: Member, destination: bytes, packets: Sequence[bytes], now: float) -> None:
+        """A run of packets from a client of ours."""
+        disco = is_disco(packets[0])
         if disco:
-            self._counters.packets_received_disco += 1
+            self._counters.packets_received_disco += len(packets)
         else:
-            self._counters.packets_received_other += 1
+            self._counters.packets_received_other += len(packets)
         client_set = self._clients.get(destination)
         if client_set is not None:
-            self._hand_over(client_set.active, sender.key, packet, disco)
+            self._hand_over(client_set.active, sender.key, packets, disco)
         elif destination in self._forwarders:
-            self._counters.packets_forwarded_out += 1
-            self._forwarders[destination][0].forward(sender.key, destination, packet)
+            self._counters.packets_forwarded_out += len(packets)
+            self._forwarders[destination][0].forward(sender.key, destination, packets)
         else:
-            self._not_here(sender, destination, len(packet), disco, DropReason.UNKNOWN_DEST, now)
+            self._not_here(sender, destination, packets, disco, DropReason.UNKNOWN_DEST, now)
 
     def deliver_forwarded(
-        self, relay: Member, source: bytes, destination: bytes, packet: bytes, now: float
+        self, relay: Member, source: bytes, destination: bytes, packets: Sequence[bytes], now: float
     ) -> None:
-        """A packet that another relay forwards to us."""
-        disco = is_disco(packet)
-        self._counters.packets_forwarded_in += 1
+        """A run of packets that another relay forwards to us."""
+        disco = is_disco(packets[0])
+        self._counters.packets_forwarded_in += len(packets)
         client_set = self._clients.get(destination)
         if client_set is not None:
-            self._hand_over(client_set.active, source, packet, disco)
+            self._hand_over(client_set.active, source, packets, disco)
         else:
-            self._not_here(relay, destination, len(packet), disco, DropReason.UNKNOWN_DEST_ON_FWD, now)
+            self._not_here(relay, destination, packets, disco, DropReason.UNKNOWN_DEST_ON_FWD, now)
 
     def connections_of(self, key: bytes) -> list[Member]:
         """Every connection of a node key."""
         client_set = self._clients.get(key)
         return list(client_set.members) if client_set else []
 
-    def _hand_over(self, member: Member, source: bytes, packet: bytes, disco: bool) -> None:
+    def _hand_over(self, member: Member, source: bytes, packets: Sequence[bytes], disco: bool) -> None:
         if source not in member.heard_from:
             member.heard_from.add(source)
             self._heard_by.setdefault(source, set()).add(member)
-        self._counters.packets_sent += 1
-        member.send_packet(recv_packet(source, packet), disco)
+        self._counters.packets_sent += len(packets)
+        member.send_packets(source, packets, disco)
 
     def _not_here(
-        self, sender: Member, destination: bytes, size: int, disco: bool, reason: DropReason, now: float
+        self,
+        sender: Member,
+        destination: bytes,
+        packets: Sequence[bytes],
+        disco: bool,
+        reason: DropReason,
+        now: float,
     ) -> None:
         """Only disco is answered: a node that wants to talk sends some, and learns that it is in vain."""
-        self._counters.drop(reason, Kind.DISCO if disco else Kind.OTHER, size)
+        size = sum(map(len, packets))
+        self._counters.drop(reason, Kind.DISCO if disco else Kind.OTHER, size, len(packets))
         if disco and sender.may_hear_not_here(now):
             self._counters.peer_gone_not_here_frames += 1
             sender.send_update(destination, frames.peer_gone(destination, PeerGoneReason.NOT_HERE))

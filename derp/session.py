@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from derp import frames
 from derp.buckets import TokenBucket
+from derp.frame_reader import FrameReader, Packets
 from derp.frames import (
     MAX_PACKET_SIZE,
     MAX_PING_SIZE,
     PING_SIZE,
     Frame,
     FrameError,
-    FrameReader,
     FrameType,
 )
 from derp.login import (
@@ -43,11 +43,13 @@ MIN_BURST_BYTES = 65568.0
 """One frame of the largest size fits in the smallest bucket."""
 
 _SEND_PACKET = int(FrameType.SEND_PACKET)
+_FORWARD_PACKET = int(FrameType.FORWARD_PACKET)
+_PACKET_KEYS = {_SEND_PACKET: KEY_SIZE, _FORWARD_PACKET: 2 * KEY_SIZE}
 _LIMITS = {
     _SEND_PACKET: KEY_SIZE + MAX_PACKET_SIZE,
     int(FrameType.CLIENT_INFO): MAX_CLIENT_INFO_SIZE,
     int(FrameType.NOTE_PREFERRED): 1,
-    int(FrameType.FORWARD_PACKET): 2 * KEY_SIZE + MAX_PACKET_SIZE,
+    _FORWARD_PACKET: 2 * KEY_SIZE + MAX_PACKET_SIZE,
     int(FrameType.WATCH_CONNS): 0,
     int(FrameType.CLOSE_PEER): KEY_SIZE,
     int(FrameType.PING): MAX_PING_SIZE,
@@ -114,13 +116,13 @@ class Session:
         self._core = core
         self._arrival = arrival
         self._connected_at = now
-        self._reader = FrameReader(_LIMITS)
+        self._reader = FrameReader(_LIMITS, packet_keys=_PACKET_KEYS)
         self._outbox = Outbox(core.counters.drop, core.limits.queue_packets)
         self._watch = WriteWatch(keep_alive_s, now)
         self._is_ready = False
         self._member: Member | None = None
         self._bucket: TokenBucket | None = None
-        self._held: list[Frame] = []  # arrived before the client was admitted
+        self._held: list[Frame | Packets] = []  # arrived before the client was admitted
         self._send(frames.server_key(core.public_key))
 
     def __repr__(self) -> str:
@@ -241,18 +243,19 @@ class Session:
             self._is_ready = True
             self._core.mark_ready(self)
 
-    def _handle(self, received: list[Frame], now: float) -> None:
+    def _handle(self, received: list[Frame | Packets], now: float) -> None:
         if self.state is State.LOGIN and received:
-            self._log_in(*received[0], now)
+            self._log_in(received[0], now)
             received = received[1:]
         if self.state is State.ACTIVE:
             self._act_on(received, now)
         elif self.state is State.ADMISSION:
             self._held += received
 
-    def _log_in(self, kind: int, payload: bytes, now: float) -> None:
-        if kind != FrameType.CLIENT_INFO:
-            raise FrameError(f"frame of type {kind:#04x} before the login")
+    def _log_in(self, frame: Frame | Packets, now: float) -> None:
+        if isinstance(frame, Packets) or frame[0] != FrameType.CLIENT_INFO:
+            raise FrameError(f"frame of type {frame[0]:#04x} before the login")
+        _, payload = frame
         key, info = open_client_info_untrusted(payload, self._core.private_key)
         ours, shown = self._core.mesh_key, info.mesh_key
         is_mesh_peer = ours is not None and shown is not None and hmac.compare_digest(ours, shown)
@@ -282,20 +285,22 @@ class Session:
         sealed = seal_server_info(ServerInfo(), self._core.private_key, key, self._core.entropy)
         self._send(frames.encode(FrameType.SERVER_INFO, sealed))
 
-    def _act_on(self, received: list[Frame], now: float) -> None:
+    def _act_on(self, received: list[Frame | Packets], now: float) -> None:
         """Frames of an active session. This loop is where a relay spends its time."""
         member = self._member
         assert member is not None
         if received and member.client_set is not None and member.client_set.active is not member:
             member.client_set.activate(member)
         deliver = self._core.registry.deliver
-        for kind, payload in received:
-            if kind == _SEND_PACKET:
-                if len(payload) < KEY_SIZE:
-                    raise FrameError("packet without a destination")
-                deliver(member, payload[:KEY_SIZE], payload[KEY_SIZE:], now)
+        for frame in received:
+            if not isinstance(frame, Packets):
+                self._act_on_other(*frame, member, now)
+            elif frame.kind == _SEND_PACKET:
+                deliver(member, frame.keys, frame.packets, now)
             else:
-                self._act_on_other(kind, payload, member, now)
+                self._require_mesh_peer(frame.kind, member)
+                source, destination = frame.keys[:KEY_SIZE], frame.keys[KEY_SIZE:]
+                self._core.registry.deliver_forwarded(member, source, destination, frame.packets, now)
 
     def _act_on_other(self, kind: int, payload: bytes, member: Member, now: float) -> None:
         match kind:
@@ -303,28 +308,20 @@ class Session:
                 self._pong(payload)
             case FrameType.NOTE_PREFERRED:
                 self._note_preferred(payload, member, now)
-            case FrameType.FORWARD_PACKET | FrameType.WATCH_CONNS | FrameType.CLOSE_PEER:
-                if not member.is_mesh_peer:
-                    raise FrameError(
-                        f"frame of type {kind:#04x} from a client that is no relay of the region"
-                    )
-                self._act_on_mesh(kind, payload, member, now)
+            case FrameType.WATCH_CONNS:
+                self._require_mesh_peer(kind, member)
+                self._core.registry.watch(member)
+            case FrameType.CLOSE_PEER:
+                self._require_mesh_peer(kind, member)
+                if len(payload) != KEY_SIZE:
+                    raise FrameError("ClosePeer is not a key")
+                self._core.close_key(payload)
             case _:
                 self._core.counters.unknown_frames += 1
 
-    def _act_on_mesh(self, kind: int, payload: bytes, member: Member, now: float) -> None:
-        registry = self._core.registry
-        if kind == FrameType.WATCH_CONNS:
-            registry.watch(member)
-        elif kind == FrameType.CLOSE_PEER:
-            if len(payload) != KEY_SIZE:
-                raise FrameError("ClosePeer is not a key")
-            self._core.close_key(payload)
-        else:
-            if len(payload) < 2 * KEY_SIZE:
-                raise FrameError("packet without source and destination")
-            source, destination = payload[:KEY_SIZE], payload[KEY_SIZE : 2 * KEY_SIZE]
-            registry.deliver_forwarded(member, source, destination, payload[2 * KEY_SIZE :], now)
+    def _require_mesh_peer(self, kind: int, member: Member) -> None:
+        if not member.is_mesh_peer:
+            raise FrameError(f"frame of type {kind:#04x} from a client that is no relay of the region")
 
     def _pong(self, payload: bytes) -> None:
         if len(payload) < PING_SIZE:

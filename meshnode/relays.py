@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from derp.client import ClientEvent, Disconnected, RelayClient
-from derp.client_core import Connected, HealthChanged, PacketReceived, PeerGone
+from derp.client_core import Connected, HealthChanged, PacketsReceived, PeerGone
 from derp.dial import DialOptions, MarkSocket
 from derp.relay_node import RelayNode
 from derp.trust import MakeContext
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 OnPacket = Callable[[int, NodePublic, bytes], None]
 """Called with the region, the source and the packet."""
+OnPackets = Callable[[int, NodePublic, bytes, int], None]
+"""Called with the region, the source, packets one behind the other, and the length of each; the last may be
+shorter. A disco message is alone, and a run fits the data plane's receive buffer."""
 OnPeerGone = Callable[[NodePublic, int], None]
 """Called with a peer and the region that says that the peer is not there."""
 
@@ -45,16 +48,20 @@ class Relays:
     def __init__(
         self,
         *,
-        on_packet: OnPacket,
+        on_packet: OnPacket | None = None,
+        on_packets: OnPackets | None = None,
         on_peer_gone: OnPeerGone,
         on_change: Callable[[], None],
         mark: MarkSocket,
         make_tls: MakeContext = ssl.create_default_context,
     ) -> None:
-        """`on_change`: connected, disconnected, or another problem. `mark` is called with each new socket."""
+        """Give `on_packets`, or `on_packet` to have them one by one.
+
+        `on_change`: connected, disconnected, or another problem. `mark` is called with each new socket."""
         self.home = 0
         """The region where peers find us; 0 is none."""
         self._on_packet = on_packet
+        self._on_packets = on_packets or self._one_by_one
         self._on_peer_gone = on_peer_gone
         self._on_change = on_change
         self._options = DialOptions(mark=mark, make_tls=make_tls)
@@ -103,12 +110,17 @@ class Relays:
 
     def send(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
         """Relay a packet. While there is no connection, the newest few wait for it."""
+        self.send_packets(region_id, peer, packet, len(packet))
+
+    def send_packets(self, region_id: int, peer: NodePublic, data: bytes | memoryview, stride: int) -> None:
+        """The same for packets of `stride` bytes, of which the last may be shorter. `data` is copied."""
         link = self._links.get(region_id)
         if link is None or not link.client.is_connected:
             link = self._link_of(peer) or link or self._open(region_id)
         if link is not None:
             link.used(self._loop.time())
-            link.client.send_packet(peer, packet)
+            packets = [data[start : start + stride] for start in range(0, len(data), stride)]
+            link.client.send_packets(peer, packets)
 
     def heard_from_home_at(self) -> float | None:
         """When the home relay last said anything, in the event loop's time."""
@@ -196,11 +208,12 @@ class Relays:
         if self._links.get(region_id) is not link:
             return  # it is being closed
         match event:
-            case PacketReceived(source, packet):
+            case PacketsReceived(source, packets):
                 link.used(self._loop.time())
                 if self._learned.get(source) != region_id:
                     self._learn(source, region_id)
-                self._on_packet(region_id, source, packet)
+                if packets[0]:  # an empty one says nothing, and has no stride
+                    self._on_packets(region_id, source, b"".join(packets), len(packets[0]))
             case PeerGone(key):
                 if self._learned.get(key) == region_id:
                     del self._learned[key]
@@ -219,6 +232,11 @@ class Relays:
                 link.problem = reason
                 self._forget_region(region_id)
                 self._told()
+
+    def _one_by_one(self, region_id: int, source: NodePublic, data: bytes, stride: int) -> None:
+        if self._on_packet is not None:
+            for start in range(0, len(data), stride):
+                self._on_packet(region_id, source, data[start : start + stride])
 
     def _told(self) -> None:
         """Something may be wrong: `failure` says so now or, if it lasts, when that is sure."""

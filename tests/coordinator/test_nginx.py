@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from derp.client_core import Connected, PacketReceived
+from derp.client_core import Connected, PacketsReceived
 from derp.dial import DialOptions
 from derp.listen import ListenAddress
 from meshnode.control import login
@@ -133,7 +133,7 @@ async def test_nodes_join_and_relay_through_nginx(site: Site) -> None:
         await one.until(Connected)
         await two.until(Connected)
         one.relay.send_packet(ben_key.public, b"over nginx")
-        assert await two.until(PacketReceived) == PacketReceived(ana_key.public, b"over nginx")
+        assert await two.until(PacketsReceived) == PacketsReceived(ana_key.public, [b"over nginx"])
     await ana.close()
     await ben.close()
 

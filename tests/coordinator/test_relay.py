@@ -17,7 +17,7 @@ import pytest
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
 from derp.client import ClientEvent, Disconnected, RelayClient
-from derp.client_core import Connected, PacketReceived, Restarting
+from derp.client_core import Connected, PacketsReceived, Restarting
 from derp.dial import DialOptions
 from derp.listen import ListenAddress
 from derp.relay_node import RelayNode
@@ -106,7 +106,7 @@ async def test_two_nodes_relay_over_the_coordinator(anywhere: Server) -> None:
         await one.until(Connected)
         await two.until(Connected)
         one.relay.send_packet(ben.node_key, b"over the relay")
-        assert await two.until(PacketReceived) == PacketReceived(ana.node_key, b"over the relay")
+        assert await two.until(PacketsReceived) == PacketsReceived(ana.node_key, [b"over the relay"])
         await anywhere.coordinator.state.ping_database()
         stop = asyncio.create_task(anywhere.stop())
         await one.until(Restarting)

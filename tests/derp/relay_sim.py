@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from derp.client_core import ClientCore, Connected, Event, PacketReceived
+from derp.client_core import ClientCore, Connected, Event, PacketsReceived
 from derp.login import ClientInfo
 from derp.server_core import Limits, ServerCore
 from derp.session import Arrival, Session, SessionClosed
@@ -34,9 +34,9 @@ class Client:
 
     def take_packets(self) -> list[tuple[NodePublic, bytes]]:
         """Packets received; other events stay."""
-        packets = [event for event in self.events if isinstance(event, PacketReceived)]
-        self.events = [event for event in self.events if not isinstance(event, PacketReceived)]
-        return [(event.source, event.packet) for event in packets]
+        packets = [event for event in self.events if isinstance(event, PacketsReceived)]
+        self.events = [event for event in self.events if not isinstance(event, PacketsReceived)]
+        return [(event.source, packet) for event in packets for packet in event.packets]
 
 
 class RelaySim:
@@ -103,7 +103,7 @@ class RelaySim:
 
     def send(self, source: Client, destination: NodePrivate, *packets: bytes) -> None:
         for packet in packets:
-            source.core.send_packet(destination.public, packet, self.now)
+            source.core.send_packets(destination.public, (packet,), self.now)
         self.settle()
 
     def advance(self, seconds: float) -> None:

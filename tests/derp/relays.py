@@ -25,7 +25,7 @@ from derp import frames
 from derp.buckets import TokenBucket
 from derp.certificates import ServerTls
 from derp.client import ClientEvent, RelayClient
-from derp.client_core import Connected, PacketReceived
+from derp.client_core import Connected, PacketsReceived
 from derp.dial import DialOptions
 from derp.front import Front
 from derp.listen import ListenAddress, open_listeners
@@ -101,7 +101,8 @@ class RunningClient:
 
     @property
     def packets(self) -> list[tuple[NodePublic, bytes]]:
-        return [(event.source, event.packet) for event in self.events if isinstance(event, PacketReceived)]
+        received = [event for event in self.events if isinstance(event, PacketsReceived)]
+        return [(event.source, packet) for event in received for packet in event.packets]
 
     def send(self, destination: RunningClient, *packets: bytes) -> None:
         for packet in packets:

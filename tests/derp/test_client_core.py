@@ -17,7 +17,7 @@ from derp.client_core import (
     Connected,
     Event,
     HealthChanged,
-    PacketReceived,
+    PacketsReceived,
     PeerGone,
     PongReceived,
     RelaySilent,
@@ -74,7 +74,7 @@ def test_fast_start_logs_in_at_once() -> None:
 
 def test_packets_wait_for_the_login_and_none_is_lost() -> None:
     core = connecting()
-    core.send_packet(BOB.public, b"first", 0.0)
+    core.send_packets(BOB.public, (b"first",), 0.0)
     core.note_preferred(True)
     core.receive_data(SERVER_KEY, 0.0)
     assert core.data_to_send()[0] == FrameType.CLIENT_INFO
@@ -107,7 +107,7 @@ def test_events(feed: Feeding) -> None:
     events = [event for piece in feed(stream) for event in core.receive_data(piece, 0.0)]
     assert events == [
         Connected(RELAY.public, ServerInfo()),
-        PacketReceived(BOB.public, b"packet"),
+        PacketsReceived(BOB.public, [b"packet"]),
         PeerGone(BOB.public, 1),
         present,
         PongReceived(b"12345678"),
@@ -130,7 +130,7 @@ def test_what_relays_say_to_each_other() -> None:
     core = connected()
     core.watch_connections()
     core.close_peer(BOB.public)
-    core.forward_packet(ALICE.public.raw, BOB.public.raw, b"packet", 0.0)
+    core.forward_packets(ALICE.public.raw, BOB.public.raw, (b"packet",), 0.0)
     core.ping(b"12345678")
     assert core.data_to_send() == (
         frames.WATCH_CONNS
@@ -144,7 +144,7 @@ def test_blocked_socket_keeps_the_newest_packets() -> None:
     core = connected()
     core.set_writable(False)
     for number in range(QUEUE_PACKETS + 3):
-        core.send_packet(BOB.public, b"%d" % number, 0.0)
+        core.send_packets(BOB.public, (b"%d" % number,), 0.0)
     assert core.data_to_send() == b""
     core.set_writable(True)
     assert core.data_to_send() == b"".join(
@@ -157,7 +157,7 @@ def test_socket_that_blocks_during_the_login() -> None:
     core = connecting(fast=True)
     core.data_to_send()
     core.set_writable(False)
-    core.send_packet(BOB.public, b"packet", 0.0)
+    core.send_packets(BOB.public, (b"packet",), 0.0)
     core.receive_data(server_info(), 0.0)
     assert core.data_to_send() == b""
     core.set_writable(True)
@@ -167,19 +167,19 @@ def test_socket_that_blocks_during_the_login() -> None:
 def test_limit_of_the_relay_is_kept() -> None:
     core = connected(ServerInfo(bytes_per_second=1000, burst_bytes=100))
     size = 60_000
-    core.send_packet(BOB.public, bytes(size), 0.0)
-    core.send_packet(BOB.public, bytes(size), 0.0)
-    core.send_packet(BOB.public, DISCO + bytes(size), 0.0)
+    core.send_packets(BOB.public, (bytes(size),), 0.0)
+    core.send_packets(BOB.public, (bytes(size),), 0.0)
+    core.send_packets(BOB.public, (DISCO + bytes(size),), 0.0)
     assert len(core.data_to_send()) == 5 + 32 + size
     assert core.drops == {(DropReason.RATE_LIMIT, Kind.OTHER): 1, (DropReason.RATE_LIMIT, Kind.DISCO): 1}
-    core.send_packet(BOB.public, bytes(size), 60.0)
+    core.send_packets(BOB.public, (bytes(size),), 60.0)
     assert core.data_to_send()
 
 
 def test_mistakes_of_ours() -> None:
     core = connected()
     with pytest.raises(ValueError, match="65536"):
-        core.send_packet(BOB.public, bytes(65537), 0.0)
+        core.send_packets(BOB.public, (bytes(65537),), 0.0)
     with pytest.raises(ValueError, match="8 bytes"):
         core.ping(b"short")
 
@@ -206,8 +206,8 @@ def test_idle_relay_is_asked() -> None:
 
 def test_relay_that_is_cut_off_while_we_send() -> None:
     core = connected()
-    core.send_packet(BOB.public, b"packet", 20.0)
-    core.send_packet(BOB.public, b"packet", 20.4)
+    core.send_packets(BOB.public, (b"packet",), 20.0)
+    core.send_packets(BOB.public, (b"packet",), 20.4)
     core.data_to_send()
     assert core.next_timeout() == 20.5
     core.handle_timeout(20.5)
@@ -220,7 +220,7 @@ def test_relay_that_is_cut_off_while_we_send() -> None:
 def when_given_up(ping: Callable[[float], Delivery]) -> float:
     """When a relay is, to which we send from 20 s on, and that says nothing."""
     core = connected()
-    core.send_packet(BOB.public, b"packet", 20.0)
+    core.send_packets(BOB.public, (b"packet",), 20.0)
     while True:
         now = core.next_timeout()
         try:
@@ -243,7 +243,7 @@ def test_relay_whose_host_takes_what_we_send_has_longer() -> None:
 
 def test_any_frame_shows_that_the_relay_is_there() -> None:
     core = connected()
-    core.send_packet(BOB.public, b"packet", 20.0)
+    core.send_packets(BOB.public, (b"packet",), 20.0)
     core.handle_timeout(20.5)
     core.receive_data(frames.recv_packet(BOB.public.raw, b"answer"), 20.6)
     core.handle_timeout(21.3, Delivery.STALLED)
@@ -297,7 +297,7 @@ def test_packets_before_the_login_is_answered_are_ignored() -> None:
     packet = frames.recv_packet(BOB.public.raw, b"packet")
     assert core.receive_data(SERVER_KEY + packet + server_info() + packet, 0.0) == [
         Connected(RELAY.public, ServerInfo()),
-        PacketReceived(BOB.public, b"packet"),
+        PacketsReceived(BOB.public, [b"packet"]),
     ]
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derp import frames
+from derp.frame_reader import FrameReader, Packets
 from derp.frames import (
     Frame,
     FrameError,
-    FrameReader,
     FrameType,
     PeerGoneReason,
     PeerPresent,
@@ -142,7 +142,7 @@ pieces = st.lists(
 def test_any_frames_in_any_pieces(encoded: list[bytes], data: st.DataObject) -> None:
     expected = [(frame[0], frame[5:]) for frame in encoded if frame[0] in FrameType.__members__.values()]
     cutter = reader()
-    received: list[Frame] = []
+    received: list[Frame | Packets] = []
     stream = b"".join(encoded)
     while stream:
         cut = data.draw(st.integers(1, len(stream)))

@@ -14,7 +14,8 @@ from bench.relay_load import Client, allow_many_files
 from bench.relays import Relay, our_relay
 from bench.usage import resident_kib
 from derp import frames
-from derp.frames import FrameReader, FrameType
+from derp.frame_reader import FrameReader
+from derp.frames import FrameType
 
 CLIENTS = 1000
 PER_ROUND = 50  # clients that get a packet in a round

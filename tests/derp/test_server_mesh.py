@@ -51,7 +51,7 @@ class TestMesh:
     def test_forwarded_packet_arrives(self) -> None:
         sim = RelaySim()
         bob, relay = sim.log_in(BOB), sim.mesh_peer(OTHER_RELAY)
-        relay.core.forward_packet(ALICE.public.raw, BOB.public.raw, b"packet", sim.now)
+        relay.core.forward_packets(ALICE.public.raw, BOB.public.raw, (b"packet",), sim.now)
         sim.settle()
         assert bob.take_packets() == [(ALICE.public, b"packet")]
         assert sim.core.counters.packets_forwarded_in == 1
@@ -60,7 +60,7 @@ class TestMesh:
         sim = RelaySim()
         relay, link = sim.mesh_peer(OTHER_RELAY), Link()
         sim.core.registry.add_forwarder(BOB.public, link)
-        relay.core.forward_packet(ALICE.public.raw, BOB.public.raw, DISCO, sim.now)
+        relay.core.forward_packets(ALICE.public.raw, BOB.public.raw, (DISCO,), sim.now)
         sim.settle()
         assert link.forwarded == []
         assert relay.take_events() == [PeerGone(BOB.public, PeerGoneReason.NOT_HERE)]
@@ -97,7 +97,7 @@ class TestMesh:
         alice, link, relay = sim.log_in(ALICE), Link(), sim.mesh_peer(OTHER_RELAY)
         registry = sim.core.registry
         registry.add_forwarder(BOB.public, link)
-        relay.core.forward_packet(BOB.public.raw, ALICE.public.raw, b"packet", sim.now)
+        relay.core.forward_packets(BOB.public.raw, ALICE.public.raw, (b"packet",), sim.now)
         sim.settle()
         alice.take_packets()
         sim.disconnect(sim.log_in(BOB))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from derp.client_core import (
     HealthChanged,
-    PacketReceived,
+    PacketsReceived,
     PeerGone,
 )
 from derp.drops import DropReason, Kind
@@ -38,7 +38,7 @@ class TestPeerGone:
         sim.disconnect(alice)
         sim.start_reading(bob)
         assert bob.take_events() == [
-            PacketReceived(ALICE.public, b"last words"),
+            PacketsReceived(ALICE.public, [b"last words"]),
             PeerGone(ALICE.public, PeerGoneReason.DISCONNECTED),
         ]
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from derp import frames
-from derp.client_core import ClientCore, Connected, Event, PacketReceived
+from derp.client_core import ClientCore, Connected, Event, PacketsReceived
 from derp.upgrade import encode_request, encode_response
 from tests.derp.keys import ALICE, BOB, CAROL, zeros
 from tests.derp.loops import on_both_loops
@@ -161,10 +161,10 @@ async def test_websocket(tls: Certificate | None) -> None:
         assert socket.protocol == "derp"
         browser = BrowserClient(socket)
         await browser.until(lambda event: isinstance(event, Connected))
-        browser.core.send_packet(BOB.public, b"from a browser", 0.0)
+        browser.core.send_packets(BOB.public, (b"from a browser",), 0.0)
         bob.client.send_packet(ALICE.public, bytes(65536))
-        event = await browser.until(lambda event: isinstance(event, PacketReceived))
-        assert event == PacketReceived(BOB.public, bytes(65536))
+        event = await browser.until(lambda event: isinstance(event, PacketsReceived))
+        assert event == PacketsReceived(BOB.public, [bytes(65536)])
         assert await bob.wait_for_packets(1) == [b"from a browser"]
 
 

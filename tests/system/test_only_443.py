@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from derp.frames import MAX_PACKET_SIZE, FrameReader, FrameType
+from derp.frame_reader import FrameReader, Packets
+from derp.frames import MAX_PACKET_SIZE, FrameType
 from meshproto.keys import KEY_SIZE
 from tests.derp.relays import Certificate
 from tests.netlab import Host, Lab, iperf3, wait_for
@@ -97,10 +98,10 @@ def given_to_relay(stream: bytes) -> list[bytes]:
     head, end, frames = stream.partition(b"\r\n\r\n")
     if not head.startswith(b"GET /derp ") or not end:
         return []
-    reader = FrameReader({FrameType.SEND_PACKET: KEY_SIZE + MAX_PACKET_SIZE})
-    return [
-        payload[KEY_SIZE:] for kind, payload in reader.receive_data(frames) if kind == FrameType.SEND_PACKET
-    ]
+    kind = int(FrameType.SEND_PACKET)
+    reader = FrameReader({kind: KEY_SIZE + MAX_PACKET_SIZE}, packet_keys={kind: KEY_SIZE})
+    runs = [frame for frame in reader.receive_data(frames) if isinstance(frame, Packets)]
+    return [packet for run in runs for packet in run.packets]
 
 
 def test_only_443_through_nginx(rented: Rented) -> None:
