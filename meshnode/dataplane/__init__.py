@@ -6,10 +6,12 @@ its tunnel device takes back. The buffers of a call are the call's until it retu
 """
 
 from meshnode.dataplane.drops import DropReason, count_drop
+from meshnode.dataplane.gate import Verdict, cookie, is_handshake
 from meshnode.dataplane.kernel import (
     KERNEL,
     WHY_PURE,
     AllowedIPs,
+    Gate,
     ReplayWindow,
     Session,
     SessionTable,
@@ -31,8 +33,13 @@ from meshnode.dataplane.types import (
     TUN_BUFFER_SIZE,
     Activity,
     Coalescing,
+    Heard,
     Opened,
+    Sent,
+    SocketAddress,
+    Turn,
     Unit,
+    Unsent,
 )
 
 __all__ = [
@@ -51,13 +58,22 @@ __all__ = [
     "AllowedIPs",
     "Coalescing",
     "DropReason",
+    "Gate",
+    "Heard",
     "Opened",
     "ReplayWindow",
+    "Sent",
     "Session",
     "SessionSpent",
     "SessionTable",
+    "SocketAddress",
+    "Turn",
     "Unit",
+    "Unsent",
+    "Verdict",
+    "cookie",
     "count_drop",
+    "is_handshake",
     "open_batch",
     "route",
     "seal_packet",

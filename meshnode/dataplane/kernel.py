@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meshnode.dataplane.allowed_ips import AllowedIPs
+from meshnode.dataplane.gate import Gate
 from meshnode.dataplane.reference import open_batch, route, seal_packet, seal_superpacket
 from meshnode.dataplane.replay import ReplayWindow
 from meshnode.dataplane.sessions import Session, SessionTable
@@ -18,6 +19,7 @@ __all__ = [
     "KERNEL",
     "WHY_PURE",
     "AllowedIPs",
+    "Gate",
     "ReplayWindow",
     "Session",
     "SessionTable",
@@ -33,6 +35,7 @@ if not TYPE_CHECKING:
     try:
         from meshnode._native import (
             AllowedIPs,
+            Gate,
             ReplayWindow,
             Session,
             SessionTable,

@@ -66,3 +66,50 @@ class Opened(NamedTuple):
     activity: list[Activity]  # in order of the sessions' first datagram
     other: list[tuple[int, int]]  # in the received buffer: datagrams that do not begin as transport data
     drops: dict[DropReason, int]
+
+
+SocketAddress: TypeAlias = tuple[str, int, int]
+"""The text of an IP address, the port, and the number of the interface that a link-local address is of."""
+
+
+class Sent(NamedTuple):
+    """What one turn of a fast path sealed for one peer; whether it also left, `Turn.unsent` says."""
+
+    peer: int
+    packets: int
+    datagram_bytes: int
+
+
+class Unsent(NamedTuple):
+    """Datagrams of `stride` bytes, the last maybe shorter, that the socket did not take."""
+
+    peer: int
+    datagrams: bytes
+    stride: int
+
+
+class Heard(NamedTuple):
+    """What one session received from one source in one turn, counted as in `Activity`."""
+
+    peer: int
+    session: Session
+    packets: int
+    data_packets: int
+    datagram_bytes: int
+    source: SocketAddress
+
+
+class Turn(NamedTuple):
+    """What one turn of a fast path leaves to its caller (`meshnode.engine.fast_path`)."""
+
+    sent: list[Sent]
+    undecided: bytes | None  # one TUN read, for a peer without a valid flow: the next read waits for it
+    unsent: list[Unsent]  # in order; all that was sealed after what the socket first refused
+    heard: list[Heard]
+    admitted: list[tuple[bytes, SocketAddress]]  # handshake messages that the gate let through
+    cookies_wanted: list[tuple[bytes, SocketAddress]]  # those that are to be answered with a cookie reply
+    other: list[tuple[bytes, SocketAddress]]  # datagrams that are neither these nor transport data
+    unwritten: list[bytes]  # TUN writes, from the first that the kernel refused
+    drops: dict[DropReason, int]
+    overflow: int | None  # datagrams that the socket has lost so far, if it said so
+    is_tun_gone: bool  # the interface was deleted under us

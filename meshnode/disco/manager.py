@@ -11,6 +11,7 @@ it is not reached over DERP.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -166,6 +167,11 @@ class Manager:
         if path.wake_at < path.scheduled_at:
             self._schedule.update(path)
         return destinations
+
+    def holds_until(self, peer: NodePublic) -> float:
+        """Until when `destinations` for data says the same again, if nothing but data comes and goes."""
+        path = self._peers.get(peer)
+        return path.holds_until if path is not None else math.inf
 
     def confirmed(self, peer: NodePublic) -> Destination | None:
         """The way that data takes, for people to look at."""

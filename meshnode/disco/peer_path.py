@@ -131,6 +131,11 @@ class PeerPath:
             return self._everywhere()
         return self._current
 
+    @property
+    def holds_until(self) -> float:
+        """Until when a sender of data need not ask again, if nothing but data comes and goes."""
+        return self._look_again_at
+
     def heard_from(self, via: Via, now: float) -> None:
         """An authenticated WireGuard datagram came: proof that data gets through, in that direction."""
         if isinstance(via, DerpDestination):

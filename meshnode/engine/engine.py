@@ -1,8 +1,10 @@
 """The shell around a WireGuard device: readable TUN and sockets in, sends and writes out, one timer.
 
-It decides nothing about the protocol. Each turn reads until empty or to a budget, hands what came to the
-device, and ends with `_finish_turn`: events to the paths, datagrams to the network, the timer to the next
-deadline.
+It decides nothing about the protocol. A turn begins on the fast path, which moves what it was told how to
+move; the device and the paths learn of it when it has already left. What the fast path cannot decide goes
+through the device, and for the next time the fast path is told how. Then comes `_finish_turn`: events to the
+paths, datagrams to the network, the timer to the next deadline. Whatever happens besides data makes the fast
+path forget what it was told.
 
 The time is the system's monotonic clock, which both event loops count in too, but uvloop's in whole
 milliseconds, and it stands still during a turn: too coarse to compare paths by.
@@ -18,7 +20,14 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
-from meshnode.dataplane import RECEIVE_BUFFER_SIZE, TUN_BUFFER_SIZE, Coalescing, DropReason
+from meshnode.dataplane import (
+    RECEIVE_BUFFER_SIZE,
+    SEAL_BUFFER_SIZE,
+    Coalescing,
+    DropReason,
+    SocketAddress,
+    Turn,
+)
 from meshnode.dataplane_document import Offloads
 from meshnode.disco import geneve
 from meshnode.disco.demux import Protocol, classify, classify_relayed
@@ -35,10 +44,10 @@ from meshnode.disco.destinations import (
 from meshnode.disco.events import Event as PathEvent
 from meshnode.disco.events import PathChanged, PeerInfo, SocketsReleased
 from meshnode.disco.manager import Manager
-from meshnode.engine.outbox import Outbox
-from meshnode.engine.tun import Tun, TunGone
+from meshnode.engine.fast_path import FastPath
+from meshnode.engine.tun import Tun
 from meshnode.engine.udp import UdpSockets
-from meshnode.engine.udp_socket import UdpSocket
+from meshnode.engine.udp_socket import UdpSocket, from_socket_address, to_socket_address
 from meshnode.engine.wire import AuxSockets, PathCounts, RelaySend, Wire
 from meshnode.wireguard import (
     Device,
@@ -54,11 +63,11 @@ from meshproto.keys import DiscoPublic, NodePrivate, NodePublic
 
 __all__ = ["Engine"]
 
-READ_BUDGET: Final = 8
-"""Reads of one turn, so that neither direction starves the other or the rest of the program."""
+UNDECIDED_PER_TURN: Final = 8
+"""TUN reads of one turn that go through the device, so that neither direction starves the other."""
 
-BUSY_WITHIN_S: Final = 0.001
-"""When datagrams come sooner after each other than this, it is worth looking for more at once."""
+MAX_SOURCES: Final = 4096
+"""Senders whose address is remembered in the form that the rest of the program has."""
 
 log = logging.getLogger(__name__)
 
@@ -89,18 +98,17 @@ class Engine:
         self._loop = loop
         self._aux = AuxSockets(udp, loop, self._on_udp_readable)
         self._wire = Wire(udp, self._aux)
-        self._outbox = Outbox(self._wire)
-        self._tun_buffer = memoryview(bytearray(TUN_BUFFER_SIZE))
-        self._receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
+        self._fast_path = FastPath(tun.fileno(), device.sessions, device.allowed_ips)
+        self._flows: dict[int, Destination] = {}
+        """What the fast path knows, by the number that the device gives a peer."""
+        self._sources: dict[SocketAddress, AddrPort] = {}
+        self._sealed_buffer = memoryview(bytearray(SEAL_BUFFER_SIZE))
         self._opened_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._is_running = False
         self._is_reading_tun = False
         self._has_tun = True
-        self._is_quiet = True
-        """Whether the tunnel had one packet or none to send when it was last looked at."""
-        self._last_received = 0.0
         self._writers: set[UdpSocket] = set()
         self._disco_keys: dict[NodePublic, DiscoPublic | None] = {}
         device.coalescing = tun.coalescing
@@ -204,6 +212,7 @@ class Engine:
             # It has restarted, and its session with it: waiting for our own timers would cost 15 s.
             if known.get(peer, disco_key) != disco_key and self.device.stats(peer).has_session:
                 self.device.initiate(peer, now)
+        self._forget_flows()
         self._finish_turn(now)
 
     def initiate(self, peer: NodePublic) -> None:
@@ -217,63 +226,126 @@ class Engine:
         """For whoever calls `paths` from outside: gives the time, and sends what came of it afterwards."""
         now = monotonic()
         yield now
+        self._forget_flows()
         self._finish_turn(now)
 
-    # --- from the tunnel ---
+    # --- a turn ---
 
     def _on_tun_readable(self) -> None:
-        now = monotonic()
-        try:
-            reads = self._read_tun(now)
-        except TunGone as error:
-            log.error("%s", error)
-            self._has_tun = False
-            self._pause_tun()
-            self.on_tun_gone()
-            reads = 0
-        self._outbox.flush()
-        self._is_quiet = reads <= 1
-        self._finish_turn(now)
-
-    def _read_tun(self, now: float) -> int:
-        """Seal what the tunnel has to send, to a budget. Returns how many reads that were."""
-        read_into, buffer, outbox = self._tun.read_into, self._tun_buffer, self._outbox
-        encapsulate, destinations = self.device.encapsulate, self.paths.destinations
-        blocked = self._wire.blocked
-        for reads in range(READ_BUDGET):
-            length = read_into(buffer)
-            if not length:
-                return reads
-            sealed = encapsulate(buffer[:length], outbox.room(), now)
-            if sealed is not None:
-                ways = destinations(sealed.peer, Kind.DATA, now)
-                if self._is_quiet and not reads:
-                    # A lone packet does not wait until it is known that no other comes.
-                    outbox.send_alone(sealed.units, ways)
-                else:
-                    outbox.add(sealed.units, ways)
-                if blocked:
-                    break
-        return READ_BUDGET
-
-    # --- from the network ---
+        self._turn(None, None)
 
     def _on_udp_readable(self, sock: UdpSocket, aux: int | None = None) -> None:
         """`aux` is the number of an auxiliary socket."""
+        self._turn(sock, aux)
+
+    def _turn(self, sock: UdpSocket | None, aux: int | None) -> None:
         now = monotonic()
-        received = self._receive_buffer
-        # After a pause it is most likely alone, and what the host answers waits behind this turn.
-        budget = READ_BUDGET if now - self._last_received < BUSY_WITHIN_S else 1
-        self._last_received = now
-        for _ in range(budget):
-            datagrams = sock.receive_into(received)
-            if datagrams is None:
+        device = self.device
+        device.begin_turn(now)
+        for _ in range(UNDECIDED_PER_TURN):
+            turn = self._fast_path.turn(
+                sock.raw if sock is not None else None,
+                self._is_reading_tun and not self._wire.blocked,
+                device.gate,
+                device.mtu,
+                device.max_unit,
+                device.coalescing,
+                now,
+            )
+            if sock is not None:
+                self._settle_received(turn, sock, aux, now)
+                sock = None
+            self._settle_sent(turn, now)
+            if turn.drops:
+                self._udp.drops.update(turn.drops)
+            if turn.is_tun_gone:
+                self._tun_gone()
+            if turn.undecided is None:
                 break
-            length, stride, source = datagrams
-            via = source if aux is None else AuxPath(source, aux)
-            for start, size in self._open(received[:length], stride, via, now):
-                self._receive_other(received[start : start + size], via, now)
+            self._decide(memoryview(turn.undecided), now)
         self._finish_turn(now)
+
+    def _decide(self, read: memoryview, now: float) -> None:
+        """Send one TUN read through the device, and tell the fast path how, if that holds for a while."""
+        sealed = self.device.encapsulate(read, self._sealed_buffer, now)
+        if sealed is None:
+            return
+        destinations = self.paths.destinations(sealed.peer, Kind.DATA, now)
+        if not destinations:
+            self._udp.drops[DropReason.NO_DESTINATION] += sum(-(-unit[1] // unit[2]) for unit in sealed.units)
+        for offset, length, stride in sealed.units:
+            for destination in destinations:
+                self._wire.send(self._sealed_buffer[offset : offset + length], stride, destination)
+        if len(destinations) == 1 and not self._wire.blocked:
+            self._set_flow(sealed.peer, destinations[0], now)
+
+    def _set_flow(self, peer: NodePublic, destination: Destination, now: float) -> None:
+        way = self._wire.socket_for(destination)
+        flow = self.device.flow(peer, now)
+        if way is None or flow is None:
+            return
+        until = min(flow.until, self.paths.holds_until(peer))
+        if until > now:
+            sock, address = way
+            to = to_socket_address(address)
+            if to is not None:
+                self._fast_path.set_flow(flow.peer_id, flow.session, sock.raw, to, until)
+                self._flows[flow.peer_id] = destination
+
+    def _forget_flows(self) -> None:
+        """Something may have changed that they were decided by."""
+        if self._flows:
+            self._flows.clear()
+            self._fast_path.clear_flows()
+
+    def _settle_sent(self, turn: Turn, now: float) -> None:
+        is_outdated = False
+        for peer_id, packets, size in turn.sent:
+            destination = self._flows[peer_id]
+            self._wire.sent.count(destination, size, packets)
+            peer = self.device.data_sealed(peer_id, size, now)
+            if peer is not None:
+                destinations = self.paths.destinations(peer, Kind.DATA, now)
+                is_outdated |= len(destinations) != 1 or destinations[0] != destination
+        for peer_id, datagrams, stride in turn.unsent:
+            self._wire.deliver(memoryview(datagrams), stride, self._flows[peer_id])
+        if is_outdated or turn.unsent:
+            self._forget_flows()
+
+    def _settle_received(self, turn: Turn, sock: UdpSocket, aux: int | None, now: float) -> None:
+        device = self.device
+        for heard in turn.heard:
+            via = self._via(heard.source, aux)
+            device.data_received(heard, as_source(via), now)
+            self.received.count(via, heard.datagram_bytes, heard.packets)
+        for unit in turn.unwritten:
+            self._write(memoryview(unit))
+        for message, sender in turn.admitted:
+            device.handshake_admitted(message, as_source(self._via(sender, aux)), now)
+        for message, sender in turn.cookies_wanted:
+            device.cookie_wanted(message, as_source(self._via(sender, aux)), now)
+        for datagram, sender in turn.other:
+            via = self._via(sender, aux)
+            if not device.receive_other(datagram, as_source(via), now):
+                self._receive_other(datagram, via, now)
+        if turn.overflow is not None:
+            sock.receive_overflow = turn.overflow
+
+    def _via(self, sender: SocketAddress, aux: int | None) -> Path:
+        address = self._sources.get(sender)
+        if address is None:
+            if len(self._sources) >= MAX_SOURCES:
+                self._sources.clear()
+            address = self._sources[sender] = from_socket_address(sender)
+        return address if aux is None else AuxPath(address, aux)
+
+    def _tun_gone(self) -> None:
+        log.error("the interface %s was deleted", self._tun.name)
+        self._has_tun = False
+        self._pause_tun()
+        self.on_tun_gone()
+
+    # --- what came by other ways than a socket's datagrams ---
 
     def _open(self, datagrams: memoryview, stride: int, via: Via, now: float) -> list[tuple[int, int]]:
         """Give WireGuard's packets to the tunnel. Returns where the other datagrams are."""
@@ -281,25 +353,31 @@ class Engine:
         source = via if type(via) is AddrPort else as_source(via)
         units, other = self.device.decapsulate(datagrams, stride, source, opened, now)
         for start, size in units:
-            lost = self._tun.write(opened[start : start + size])
-            if lost:
-                self._tun_write_failed(lost)
+            self._write(opened[start : start + size])
         if units:
-            self.received.count(via, len(datagrams), stride)
+            self.received.count(via, len(datagrams), -(-len(datagrams) // stride))
         return other
 
-    def _receive_other(self, datagram: memoryview, via: Path, now: float) -> None:
+    def _write(self, unit: memoryview) -> None:
+        lost = self._tun.write(unit)
+        if lost:
+            self._udp.drops[DropReason.TUN_WRITE_FAILED] += lost
+            self.device.coalescing = self._tun.coalescing
+
+    def _receive_other(self, datagram: bytes, via: Path, now: float) -> None:
         protocol = classify(datagram)
         if protocol is Protocol.DISCO:
-            self.paths.receive_udp(bytes(datagram), via, now)
+            self.paths.receive_udp(datagram, via, now)
+            self._forget_flows()
         elif protocol is Protocol.STUN and isinstance(via, AddrPort):
-            self.on_stun(bytes(datagram), via)
+            self.on_stun(datagram, via)
         elif protocol is Protocol.GENEVE_DISCO and isinstance(via, AddrPort):
-            self.paths.receive_geneve(bytes(datagram), via, now)
+            self.paths.receive_geneve(datagram, via, now)
+            self._forget_flows()
         elif protocol is Protocol.GENEVE_WIREGUARD and isinstance(via, AddrPort):
             header = geneve.read_header(datagram)
             assert header is not None
-            inner = datagram[geneve.HEADER_SIZE :]
+            inner = memoryview(datagram)[geneve.HEADER_SIZE :]
             self._count_unknown(self._open(inner, len(inner), RelayPath(via, header.vni), now))
         else:
             self._count_unknown([(0, len(datagram))])
@@ -309,14 +387,11 @@ class Engine:
         now = monotonic()
         if classify_relayed(packet) is Protocol.DISCO:
             self.paths.receive_derp(packet, source, region_id, now)
+            self._forget_flows()
         elif len(packet) <= len(self._opened_buffer):
             via = DerpDestination(region_id, source)
             self._count_unknown(self._open(memoryview(packet), len(packet), via, now))
         self._finish_turn(now)
-
-    def _tun_write_failed(self, lost: int) -> None:
-        self._udp.drops[DropReason.TUN_WRITE_FAILED] += lost
-        self.device.coalescing = self._tun.coalescing
 
     def _count_unknown(self, datagrams: Sequence[tuple[int, int]]) -> None:
         if datagrams:
@@ -330,10 +405,12 @@ class Engine:
             for address in list(wire.unreachable):
                 paths.send_failed(address, now)
             wire.unreachable.clear()
+            self._forget_flows()
         device_due, paths_due = device.next_timeout(), paths.next_timeout()
         is_device_due = device_due is not None and device_due <= now
         are_paths_due = paths_due is not None and paths_due <= now
         if is_device_due or are_paths_due or device.has_output or paths.has_output:
+            self._forget_flows()
             if is_device_due:
                 device.handle_timeout(now)
             if are_paths_due:
@@ -400,7 +477,6 @@ class Engine:
         self._writers.discard(sock)
         self._loop.remove_writer(sock.fileno())
         if not self._writers:
-            self._outbox.flush()
             self._resume_tun()
 
     def _pause_tun(self) -> None:

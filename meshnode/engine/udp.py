@@ -89,7 +89,7 @@ class UdpSockets:
 
     def send(self, data: memoryview, stride: int, destination: AddrPort) -> None:
         """See `UdpSocket.send`. A destination of a family that the machine lacks is counted as lost."""
-        sock = self._ipv6 if ":" in destination.host else self._ipv4
+        sock = self.socket_for(destination)
         if sock is None:
             self.drops[DropReason.SEND_FAILED] += -(-len(data) // stride)
             return
@@ -97,8 +97,12 @@ class UdpSockets:
 
     def try_send(self, datagram: bytes, destination: AddrPort, *, dont_fragment: bool = False) -> bool:
         """See `UdpSocket.try_send`."""
-        sock = self._ipv6 if ":" in destination.host else self._ipv4
+        sock = self.socket_for(destination)
         return sock is not None and sock.try_send(datagram, destination, dont_fragment=dont_fragment)
+
+    def socket_for(self, destination: AddrPort) -> UdpSocket | None:
+        """The socket of that family, if the machine has it."""
+        return self._ipv6 if ":" in destination.host else self._ipv4
 
     @property
     def has_ipv6(self) -> bool:

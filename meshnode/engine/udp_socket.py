@@ -7,13 +7,14 @@ import logging
 import socket
 import struct
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from meshnode.dataplane import DropReason
+from meshnode.dataplane import DropReason, SocketAddress
 from meshproto.addresses import AddrPort
 
-__all__ = ["Datagrams", "SendState", "UdpOptions", "UdpSocket"]
+__all__ = ["Datagrams", "SendState", "UdpOptions", "UdpSocket", "from_socket_address", "to_socket_address"]
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -101,6 +102,16 @@ class UdpSocket:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    @property
+    def raw(self) -> socket.socket:
+        """For the fast path; what it sends and receives there is as good as through the methods here."""
+        return self._sock
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether a batch may be sent as it is, and now."""
+        return self.gso and not self._avoid_equal_tail and not self._backlog
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -297,3 +308,21 @@ def _enable_gro(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def to_socket_address(address: AddrPort) -> SocketAddress | None:
+    """For the fast path; None when the host is no address, or of an interface that is gone."""
+    host, _, zone = address.host.partition("%")
+    try:
+        return (host, address.port, socket.if_nametoindex(zone) if zone else 0)
+    except OSError:
+        return None
+
+
+def from_socket_address(address: SocketAddress) -> AddrPort:
+    """The inverse of `to_socket_address`."""
+    host, port, scope = address
+    if scope:
+        with suppress(OSError):  # an interface that is gone meanwhile
+            host = f"{host}%{socket.if_indextoname(scope)}"
+    return AddrPort(host, port)

@@ -59,15 +59,15 @@ class PathCounts:
         """Bytes by kind."""
         return {kind: count.bytes for kind, count in self._kinds.items()}
 
-    def count(self, via: Via, size: int, stride: int) -> None:
-        """`size` bytes in datagrams of `stride`, the last maybe shorter."""
+    def count(self, via: Via, size: int, packets: int) -> None:
+        """`size` bytes in so many datagrams."""
         count = self._known.get(via)
         if count is None:
             if len(self._known) >= MAX_KNOWN_PATHS:
                 self._known.clear()
             count = self._known[via] = self._kinds.setdefault(path_kind(via), _Count())
         count.bytes += size
-        count.packets += 1 if size <= stride else -(-size // stride)
+        count.packets += packets
 
 
 class AuxSockets:
@@ -123,7 +123,11 @@ class Wire:
 
     def send(self, data: memoryview, stride: int, destination: Destination) -> None:
         """Send `data` as datagrams of `stride` bytes, the last maybe shorter: one GSO unit at most."""
-        self.sent.count(destination, len(data), stride)
+        self.sent.count(destination, len(data), -(-len(data) // stride))
+        self.deliver(data, stride, destination)
+
+    def deliver(self, data: memoryview, stride: int, destination: Destination) -> None:
+        """The same for what was counted already."""
         if isinstance(destination, AddrPort):
             self._udp.send(data, stride, destination)
         elif isinstance(destination, AuxPath):
@@ -140,6 +144,18 @@ class Wire:
         else:
             for start in range(0, len(data), stride):
                 self.relay(destination.region_id, destination.peer, bytes(data[start : start + stride]))
+
+    def socket_for(self, destination: Destination) -> tuple[UdpSocket, AddrPort] | None:
+        """The socket that batches for `destination` leave from as they are, and where to."""
+        sock: UdpSocket | None = None
+        address = destination if isinstance(destination, AddrPort) else None
+        if isinstance(destination, AddrPort):
+            sock = self._udp.socket_for(destination)
+        elif isinstance(destination, AuxPath):
+            sock, address = self._aux.get(destination), destination.address
+        if sock is None or address is None or not sock.takes_batches:
+            return None
+        return sock, address
 
     def send_disco(self, datagram: Datagram) -> None:
         """Send a disco message, now or not at all: it is repeated where it matters."""

@@ -4,6 +4,7 @@ from meshnode.wireguard.constants import DEFAULT, Timings
 from meshnode.wireguard.device import Device
 from meshnode.wireguard.events import (
     Event,
+    Flow,
     HandshakeCompleted,
     HandshakeGivenUp,
     HandshakeTimedOut,
@@ -16,12 +17,13 @@ from meshnode.wireguard.events import (
     Sealed,
     SessionExpired,
 )
-from meshnode.wireguard.ratelimit import Source
+from meshnode.wireguard.source import Source
 
 __all__ = [
     "DEFAULT",
     "Device",
     "Event",
+    "Flow",
     "HandshakeCompleted",
     "HandshakeGivenUp",
     "HandshakeTimedOut",

@@ -1,8 +1,7 @@
-"""Which handshake messages are worked on, and when (whitepaper 5.3, reference §1.9 and §3.10).
+"""Which handshake messages get worked on, and when (whitepaper 5.3, reference §1.9).
 
-Cheapest check first: length, then mac1, before a message may wait. While too many wait, strangers are asked
-to prove their address with a cookie before they may, and those who did are limited per source. Every X25519
-happens later, a few messages per turn, so a flood delays handshakes but not data.
+The gate (`meshnode.dataplane.gate`) decides who may wait. Every X25519 happens later, a few messages per
+turn, and fewer while data moves: a flood delays handshakes, but not data.
 """
 
 from __future__ import annotations
@@ -10,14 +9,21 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from meshnode.dataplane import DropReason
-from meshnode.wireguard import constants, messages
+from meshnode.dataplane import DropReason, Verdict
+from meshnode.wireguard import constants
 from meshnode.wireguard.cookie import CookieChecker
-from meshnode.wireguard.ratelimit import RateLimiter, Source
+from meshnode.wireguard.source import Source
+
+_REASONS = {
+    Verdict.INVALID_LENGTH: DropReason.INVALID_LENGTH,
+    Verdict.INVALID_MAC1: DropReason.INVALID_MAC1,
+    Verdict.UNDER_LOAD: DropReason.UNDER_LOAD,
+    Verdict.RATE_LIMITED: DropReason.RATE_LIMITED,
+}
 
 
 class Waiting(NamedTuple):
-    """An initiation or a response with a valid mac1."""
+    """An initiation or a response that the gate admitted."""
 
     message: bytes
     source: Source
@@ -25,45 +31,49 @@ class Waiting(NamedTuple):
 
 
 class Admission:
-    """The bounded queue of handshake messages, and the judgement of being under load."""
+    """The bounded queue of handshake messages behind the gate."""
 
-    __slots__ = ("_limiter", "_loaded_until", "_queue", "checker")
+    __slots__ = ("_next_at", "_queue", "checker")
 
     def __init__(self, checker: CookieChecker) -> None:
         self.checker = checker
-        self._limiter = RateLimiter()
         self._queue: deque[Waiting] = deque()
-        self._loaded_until = float("-inf")
+        self._next_at = float("-inf")
 
-    def offer(self, message: bytes, source: Source, now: float) -> DropReason | None:
-        """Queue an initiation or a response. UNDER_LOAD asks the caller to answer with a cookie reply."""
-        if len(message) != messages.SIZE_OF_TYPE[messages.message_type(message)]:
-            return DropReason.INVALID_LENGTH
-        if not self.checker.check_mac1(message):
-            return DropReason.INVALID_MAC1
-        if self.is_under_load(now):
-            if not self.checker.check_mac2(message, source, now):
-                return DropReason.UNDER_LOAD
-            if not self._limiter.allow(source, now):
-                return DropReason.RATE_LIMITED
+    def prepare(self, now: float) -> None:
+        """Should be called before the gate judges: tells it how much room there is."""
+        self.checker.refresh(now)
+        self.checker.gate.set_room(constants.UNDER_LOAD_DEPTH - len(self._queue))
+
+    def offer(self, message: bytes, source: Source, now: float) -> DropReason | Verdict | None:
+        """Judge an initiation or a response, and queue it. REPLY asks the caller for a cookie reply."""
+        self.prepare(now)
+        verdict = self.checker.judge(message, source, now)
+        if verdict is Verdict.ADMIT:
+            return self.admit(message, source, now)
+        return verdict if verdict is Verdict.REPLY else _REASONS[verdict]
+
+    def admit(self, message: bytes, source: Source, now: float) -> DropReason | None:
+        """Queue what the gate admitted."""
         if len(self._queue) >= constants.HANDSHAKE_QUEUE_SIZE:
             return DropReason.HANDSHAKE_QUEUE_FULL
         self._queue.append(Waiting(message, source, now))
         return None
 
-    def is_under_load(self, now: float) -> bool:
-        """Whether more wait than can be served soon, or did within the last second."""
-        if len(self._queue) >= constants.UNDER_LOAD_DEPTH:
-            self._loaded_until = now + constants.UNDER_LOAD_LINGER
-        return now < self._loaded_until
+    def take_turn(self, now: float, *, is_busy: bool) -> list[Waiting]:
+        """The messages to work on now. `is_busy`: data is moving, which they must not hold up."""
+        if not is_busy:
+            count = min(len(self._queue), constants.HANDSHAKES_PER_TURN)
+        elif self._queue and now >= self._next_at:
+            count = 1
+            self._next_at = now + constants.BUSY_HANDSHAKE_INTERVAL
+        else:
+            count = 0
+        return [self._queue.popleft() for _ in range(count)]
 
-    def take_turn(self) -> list[Waiting]:
-        """The messages to work on now."""
-        return [self._queue.popleft() for _ in range(min(len(self._queue), constants.HANDSHAKES_PER_TURN))]
-
-    def oldest_arrival(self) -> float | None:
-        """When the first of those waiting arrived."""
-        return self._queue[0].arrived if self._queue else None
+    def next_timeout(self) -> float | None:
+        """When to take a turn, in the past if at once; None while nothing waits."""
+        return max(self._queue[0].arrived, self._next_at) if self._queue else None
 
     def clear(self) -> None:
         """Drop those waiting: they were made for another key of ours."""

@@ -45,22 +45,20 @@ HANDSHAKE_QUEUE_SIZE: Final = 512
 UNDER_LOAD_DEPTH: Final = 64
 """Waiting handshake messages from which on strangers must prove their address (reference §1.9)."""
 
-UNDER_LOAD_LINGER: Final = 1.0
-"""How long the proof is still asked for after the queue was last that deep."""
-
 HANDSHAKES_PER_TURN: Final = 8
 """Handshake messages worked on in one `handle_timeout`: about 0.5 ms each, so that data does not wait."""
+
+BUSY_HANDSHAKE_INTERVAL: Final = 0.005
+"""Between two handshake messages that are worked on while data moves: a tenth of the time at most."""
+
+BUSY_FOR: Final = 0.01
+"""How long data is thought to move after it last did."""
 
 SCHEDULE_SLACK: Final = 64
 """Outdated entries of the schedule, besides one per peer, before it is tidied."""
 
 MAX_PENDING_COOKIE_REPLIES: Final = 256
 """Cookie replies that wait for `take_datagrams`; more are not made."""
-
-HANDSHAKES_PER_SOURCE: Final = 20.0
-HANDSHAKE_BURST_PER_SOURCE: Final = 5.0
-MAX_LIMITED_SOURCES: Final = 8192
-"""The token bucket under load: messages per second, burst, and sources remembered (reference §1.9)."""
 
 MIN_PATH_INITIATION_INTERVAL: Final = 0.25
 """Between two initiations when the path changed, which suspends the wait of REKEY_TIMEOUT."""

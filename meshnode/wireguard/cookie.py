@@ -7,20 +7,18 @@ the next attempt.
 
 from __future__ import annotations
 
-import hmac
-import struct
 from collections.abc import Callable
 from typing import Final
 
+from meshnode.dataplane import Gate, Verdict, cookie
 from meshnode.wireguard import constants
 from meshnode.wireguard.messages import MAC_SIZE, MACS_SIZE, NO_MAC2, CookieReply, sender_index_untrusted
-from meshnode.wireguard.ratelimit import Source, address_bytes
+from meshnode.wireguard.source import Source, address_bytes
 from meshproto.keys import NodePublic
 from meshproto.primitives import DecryptionFailed, blake2s, blake2s_mac, xaead_open, xaead_seal
 
 _NONCE_SIZE: Final = 24
 _SECRET_SIZE: Final = 32
-_PORT: Final = struct.Struct(">H")
 
 
 def mac1_key(receiver: NodePublic) -> bytes:
@@ -34,9 +32,9 @@ def cookie_key(sender: NodePublic) -> bytes:
 
 
 class CookieChecker:
-    """The receiving side: checks the macs of messages to us, and makes cookies under a rotating secret."""
+    """The receiving side: a gate for messages to us, and cookies that it takes, under a rotating secret."""
 
-    __slots__ = ("_cookie_key", "_entropy", "_mac1_key", "_max_age", "_secret", "_secret_birth")
+    __slots__ = ("_cookie_key", "_entropy", "_max_age", "_secret", "_secret_birth", "gate")
 
     def __init__(
         self,
@@ -44,38 +42,34 @@ class CookieChecker:
         entropy: Callable[[int], bytes],
         secret_max_age: float = constants.COOKIE_SECRET_MAX_AGE,
     ) -> None:
-        self._mac1_key = mac1_key(ours)
+        self.gate = Gate(mac1_key(ours))
+        """For who judges many at once; `refresh` first."""
         self._cookie_key = cookie_key(ours)
         self._entropy = entropy
         self._max_age = secret_max_age
         self._secret = b""
         self._secret_birth = 0.0
 
-    def check_mac1(self, message: bytes) -> bool:
-        """Whether an initiation or a response of right length knows our public key."""
-        expected = blake2s_mac(self._mac1_key, message[:-MACS_SIZE])
-        return hmac.compare_digest(expected, message[-MACS_SIZE:-MAC_SIZE])
-
-    def check_mac2(self, message: bytes, source: Source, now: float) -> bool:
-        """Whether the sender has a cookie that we gave to `source` under the present secret."""
-        if message[-MAC_SIZE:] == NO_MAC2:  # what a flood has: nothing to compute
-            return False
-        expected = blake2s_mac(self._cookie(source, now), message[:-MAC_SIZE])
-        return hmac.compare_digest(expected, message[-MAC_SIZE:])
+    def judge(self, message: bytes, source: Source, now: float) -> Verdict:
+        """What becomes of an initiation or a response, of any length."""
+        self.refresh(now)
+        return self.gate.judge(message, address_bytes(source), source[1], now)
 
     def create_reply(self, message: bytes, source: Source, now: float) -> bytes:
         """The cookie reply to `message`: 64 bytes, fewer than what it answers."""
+        self.refresh(now)
         nonce = self._entropy(_NONCE_SIZE)
         mac1 = message[-MACS_SIZE:-MAC_SIZE]
-        sealed = xaead_seal(self._cookie_key, nonce, self._cookie(source, now), mac1)
+        given = cookie(self._secret, address_bytes(source), source[1])
+        sealed = xaead_seal(self._cookie_key, nonce, given, mac1)
         return CookieReply(sender_index_untrusted(message), nonce, sealed).encode()
 
-    def _cookie(self, source: Source, now: float) -> bytes:
+    def refresh(self, now: float) -> None:
+        """Replace a secret that is too old."""
         if not self._secret or now - self._secret_birth >= self._max_age:
             self._secret = self._entropy(_SECRET_SIZE)
             self._secret_birth = now
-        # With the port: without it, all behind one NAT would share a cookie (reference §1.8).
-        return blake2s_mac(self._secret, address_bytes(source) + _PORT.pack(source[1]))
+            self.gate.set_secret(self._secret)
 
 
 class CookieGenerator:

@@ -13,7 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from meshnode import dataplane
-from meshnode.dataplane import Coalescing, DropReason, SessionSpent
+from meshnode.dataplane import (
+    Activity,
+    AllowedIPs,
+    Coalescing,
+    DropReason,
+    Gate,
+    Heard,
+    SessionSpent,
+    SessionTable,
+    Verdict,
+)
 from meshnode.dataplane.types import IPNetwork
 from meshnode.wireguard import constants, messages, noise
 from meshnode.wireguard.admission import Admission, Waiting
@@ -22,6 +32,7 @@ from meshnode.wireguard.context import DeviceContext
 from meshnode.wireguard.cookie import CookieChecker
 from meshnode.wireguard.events import (
     Event,
+    Flow,
     Kind,
     Outgoing,
     PeerConfig,
@@ -29,8 +40,9 @@ from meshnode.wireguard.events import (
     Received,
     Sealed,
 )
+from meshnode.wireguard.keypairs import Keypair
 from meshnode.wireguard.peer import Peer
-from meshnode.wireguard.ratelimit import Source
+from meshnode.wireguard.source import Source
 from meshnode.wireguard.timers import NEVER
 from meshproto.keys import NodePrivate, NodePublic
 
@@ -50,13 +62,14 @@ class Device:
         """`entropy(n)` is `os.urandom`; `wall()` is unix time, for handshake timestamps and statistics."""
         self._context = DeviceContext(private_key, entropy=entropy, wall=wall, mtu=mtu, timings=timings)
         self._admission = Admission(self._cookie_checker())
-        self._allowed_ips = dataplane.AllowedIPs()
+        self._allowed_ips = AllowedIPs()
         self._prefixes: dict[IPNetwork, int] = {}
         self._peers: dict[NodePublic, Peer] = {}
         self._by_id: dict[int, Peer] = {}
         self._last_id = -1
         self._schedule: list[tuple[float, int]] = []
         self._cookie_replies = 0
+        self._data_at = float("-inf")
         self.coalescing = Coalescing.TCP
         """Which opened packets may be merged: what the tunnel device takes back."""
 
@@ -147,9 +160,7 @@ class Device:
             context.drop(DropReason.MALFORMED_OUTBOUND_PACKET)
             return None
         last = units[-1]
-        peer.data_sealed(keypair, last.offset + last.length, now)
-        if peer.timers.wake_at < peer.scheduled_at:
-            self._reschedule(peer)
+        self._sealed(peer, keypair, last.offset + last.length, now)
         return Sealed(peer.public_key, units)
 
     def decapsulate(
@@ -159,29 +170,118 @@ class Device:
 
         `out` takes the packets for the tunnel and is at least as long as `datagrams`.
         """
-        if self._schedule and self._schedule[0][0] <= now:
-            # Above all, no key is used past its time, even when the owner's timer is late.
-            self._handle_due(now)
+        self.begin_turn(now)
         opened = dataplane.open_batch(
             self._context.sessions, self._allowed_ips, datagrams, stride, out, self.coalescing
         )
-        for activity in opened.activity:
-            peer = self._by_id[activity.peer]
-            peer.activity(activity.session, activity.data_packets, activity.datagram_bytes, source, now)
-            if peer.timers.wake_at < peer.scheduled_at:
-                self._reschedule(peer)
+        for heard in opened.activity:
+            self.data_received(heard, source, now)
         if opened.drops:
             self._context.drops.update(opened.drops)
         if not opened.other:
             return Received(opened.units, opened.other)
         return Received(opened.units, self._receive_handshakes(datagrams, opened.other, source, now))
 
+    # --- data that a fast path moved (`meshnode.engine.fast_path`) ---
+
+    @property
+    def sessions(self) -> SessionTable:
+        """By receiver index, for whoever opens datagrams. To be read only."""
+        return self._context.sessions
+
+    @property
+    def allowed_ips(self) -> AllowedIPs:
+        """Prefix to the number of the peer that owns it. To be read only."""
+        return self._allowed_ips
+
+    @property
+    def gate(self) -> Gate:
+        """For handshake messages, after `begin_turn`. Another one after our private key changed."""
+        return self._admission.checker.gate
+
+    @property
+    def mtu(self) -> int:
+        return self._context.mtu
+
+    @property
+    def max_unit(self) -> int:
+        return self._context.max_unit
+
+    def begin_turn(self, now: float) -> None:
+        """Should be called before datagrams are opened elsewhere.
+
+        Above all, no key is used past its time, even when the owner's timer is late.
+        """
+        if self._schedule and self._schedule[0][0] <= now:
+            self._handle_due(now)
+        self._admission.prepare(now)
+
+    def flow(self, peer: NodePublic, now: float) -> Flow | None:
+        """How to seal for `peer` without asking for every packet; None when only `encapsulate` can tell."""
+        found = self._peers.get(peer)
+        keypair = found.usable_keypair(now) if found is not None else None
+        if found is None or keypair is None:
+            return None
+        return Flow(found.id, keypair.session, keypair.expires_at)
+
+    def data_sealed(self, peer_id: int, datagram_bytes: int, now: float) -> NodePublic | None:
+        """Should be called after data was sealed with a flow. None: the peer is not there any more."""
+        peer = self._by_id.get(peer_id)
+        if peer is None:
+            return None
+        keypair = peer.slots.current
+        if keypair is not None:
+            self._sealed(peer, keypair, datagram_bytes, now)
+        return peer.public_key
+
+    def data_received(self, heard: Activity | Heard, source: Source, now: float) -> None:
+        """Should be called for what each session received in one batch or turn."""
+        peer = self._by_id.get(heard.peer)
+        if peer is None:
+            return  # removed between opening and now
+        self._data_at = now
+        peer.activity(heard.session, heard.data_packets, heard.datagram_bytes, source, now)
+        if peer.timers.wake_at < peer.scheduled_at:
+            self._reschedule(peer)
+
+    def handshake_admitted(self, message: bytes, source: Source, now: float) -> None:
+        """A message that the gate admitted."""
+        self._count(self._admission.admit(message, source, now))
+
+    def cookie_wanted(self, message: bytes, source: Source, now: float) -> None:
+        """A message of which the gate said REPLY."""
+        self._context.drop(DropReason.UNDER_LOAD)
+        if self._cookie_replies < constants.MAX_PENDING_COOKIE_REPLIES:
+            self._cookie_replies += 1
+            reply = self._admission.checker.create_reply(message, source, now)
+            self._context.datagrams.append(Outgoing(None, reply, Kind.HANDSHAKE, source))
+
+    def receive_other(self, datagram: bytes | memoryview, source: Source, now: float) -> bool:
+        """A datagram that is no transport data. False when it is not WireGuard's either."""
+        kind = messages.message_type(datagram)
+        if kind in (messages.INITIATION, messages.RESPONSE):
+            self._offer(bytes(datagram), source, now)
+        elif kind == messages.COOKIE_REPLY:
+            self._count(self._consume_cookie_reply(bytes(datagram), now))
+        else:
+            return False
+        return True
+
+    def _sealed(self, peer: Peer, keypair: Keypair, datagram_bytes: int, now: float) -> None:
+        self._data_at = now
+        peer.data_sealed(keypair, datagram_bytes, now)
+        if peer.timers.wake_at < peer.scheduled_at:
+            self._reschedule(peer)
+
+    def _is_busy(self, now: float) -> bool:
+        return now - self._data_at < constants.BUSY_FOR
+
     # --- time ---
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due: timers, and a few of the handshake messages that wait."""
         self._handle_due(now)
-        for waiting in self._admission.take_turn():
+        for waiting in self._admission.take_turn(now, is_busy=self._is_busy(now)):
             self._consume(waiting, now)
 
     def next_timeout(self) -> float | None:
@@ -190,11 +290,12 @@ class Device:
         It has passed already while handshake messages wait. It may be early, after which it is later: traffic
         moves deadlines all the time, and following each move would cost more than looking once in vain.
         """
-        if self._admission:
-            return self._admission.oldest_arrival()
         while self._schedule and not self._is_live(self._schedule[0]):
             heapq.heappop(self._schedule)
-        return self._schedule[0][0] if self._schedule else None
+        due = self._admission.next_timeout()
+        if not self._schedule:
+            return due
+        return self._schedule[0][0] if due is None else min(due, self._schedule[0][0])
 
     def awaits_handshake(self, peer: NodePublic) -> bool:
         """Whether an initiation to `peer` waits for its answer, or to leave."""
@@ -267,23 +368,16 @@ class Device:
         """Take the handshake messages out of `others`; return the rest."""
         foreign = []
         for offset, length in others:
-            datagram = datagrams[offset : offset + length]
-            kind = messages.message_type(datagram)
-            if kind in (messages.INITIATION, messages.RESPONSE):
-                self._offer(bytes(datagram), source, now)
-            elif kind == messages.COOKIE_REPLY:
-                self._count(self._consume_cookie_reply(bytes(datagram), now))
-            else:
+            if not self.receive_other(datagrams[offset : offset + length], source, now):
                 foreign.append((offset, length))
         return foreign
 
     def _offer(self, message: bytes, source: Source, now: float) -> None:
-        reason = self._admission.offer(message, source, now)
-        self._count(reason)
-        if reason is DropReason.UNDER_LOAD and self._cookie_replies < constants.MAX_PENDING_COOKIE_REPLIES:
-            self._cookie_replies += 1
-            reply = self._admission.checker.create_reply(message, source, now)
-            self._context.datagrams.append(Outgoing(None, reply, Kind.HANDSHAKE, source))
+        outcome = self._admission.offer(message, source, now)
+        if isinstance(outcome, Verdict):
+            self.cookie_wanted(message, source, now)
+        else:
+            self._count(outcome)
 
     def _consume(self, waiting: Waiting, now: float) -> None:
         if messages.message_type(waiting.message) == messages.INITIATION:

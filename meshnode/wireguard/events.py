@@ -6,9 +6,9 @@ import enum
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from meshnode.dataplane import Unit
+from meshnode.dataplane import Session, Unit
 from meshnode.dataplane.types import IPNetwork
-from meshnode.wireguard.ratelimit import Source
+from meshnode.wireguard.source import Source
 from meshproto.keys import NodePublic
 
 MAX_PERSISTENT_KEEPALIVE: Final = 65535
@@ -67,6 +67,16 @@ class Received(NamedTuple):
     """In the output: one TUN write each."""
     other: list[tuple[int, int]]
     """In the received buffer: datagrams that are not WireGuard's."""
+
+
+class Flow(NamedTuple):
+    """How to seal for one peer, for a while."""
+
+    peer_id: int
+    """What the batch kernel knows it by."""
+    session: Session
+    until: float
+    """Monotonic; the key is too old from then on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from meshnode.wireguard.events import (
 from meshnode.wireguard.handshake import LONG_AGO, PeerHandshake
 from meshnode.wireguard.keypairs import Keypair, KeySlots
 from meshnode.wireguard.messages import CookieReply, HandshakeResponse
-from meshnode.wireguard.ratelimit import Source
+from meshnode.wireguard.source import Source
 from meshnode.wireguard.staged import StagedPackets
 from meshnode.wireguard.timers import NEVER, Timer, Timers
 from meshproto.keys import NodePrivate

@@ -44,6 +44,13 @@ impl Drops {
         self.0[reason as usize] += 1;
     }
 
+    /// Count all that `other` counted.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, more) in self.0.iter_mut().zip(other.0) {
+            *mine += more;
+        }
+    }
+
     /// How many of `reason` there were.
     pub fn of(&self, reason: Drop) -> u32 {
         self.0[reason as usize]

@@ -2,8 +2,8 @@
 //!
 //! It is the twin of `meshnode/dataplane/reference.py`, which is the definition of correct: same bytes, same
 //! drops, same limits, same errors, which `tests/meshnode/dataplane/test_twins.py` checks. It knows no state of
-//! the protocol beyond the sessions and tables that it is handed, starts no thread and calls no operating
-//! system.
+//! the protocol beyond the sessions and tables that it is handed, and starts no thread. Only [`fast_path`] calls
+//! the operating system, on descriptors of the caller.
 //!
 //! The modules here are the kernel, free of Python and of `unsafe` (but for the memory of keys, see [`aead`]);
 //! [`python`] makes the module `meshnode._native` of them. "Reference §…" means the numbered sections that the
@@ -14,6 +14,8 @@ pub mod allowed_ips;
 pub mod checksum;
 pub mod coalesce;
 pub mod drops;
+pub mod fast_path;
+pub mod gate;
 pub mod group;
 pub mod open;
 pub mod padding;
@@ -23,6 +25,7 @@ pub mod replay;
 pub mod seal;
 pub mod session;
 pub mod superpacket;
+mod sys;
 pub mod table;
 pub mod virtio;
 pub mod wire;

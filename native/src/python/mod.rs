@@ -6,6 +6,8 @@
 
 mod batch;
 mod buffers;
+mod fast_path;
+mod gate;
 mod parts;
 mod session;
 mod tables;
@@ -24,6 +26,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<session::Session>()?;
     module.add_class::<tables::SessionTable>()?;
     module.add_class::<tables::AllowedIPs>()?;
+    module.add_class::<gate::Gate>()?;
+    module.add_class::<fast_path::FastPath>()?;
     module.add_class::<parts::ReplayWindow>()?;
     module.add_class::<parts::Coalescer>()?;
     module.add_function(wrap_pyfunction!(batch::open_batch, module)?)?;

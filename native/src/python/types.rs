@@ -4,9 +4,10 @@ use pyo3::BoundObject;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::drops::{Drop, Drops};
+use crate::gate::Verdict;
 use crate::group::Coalescing;
 
 /// What is made of results, and what arguments are compared with.
@@ -15,11 +16,21 @@ pub struct Types {
     unit: Py<PyType>,
     activity: Py<PyType>,
     opened: Py<PyType>,
+    sent: Py<PyType>,
+    unsent: Py<PyType>,
+    heard: Py<PyType>,
+    turn: Py<PyType>,
     session_spent: Py<PyType>,
     malformed: Py<PyType>,
     coalescing: [(Py<PyAny>, Coalescing); 4],
     drops: [(Drop, Py<PyAny>); Drop::ALL.len()],
+    reasons: Py<PyAny>,
+    verdicts: [Py<PyAny>; VERDICTS.len()],
+    refusals: [Py<PyAny>; VERDICTS.len()],
 }
+
+/// The names of verdicts in Python, by number: those that refuse are reasons too.
+const VERDICTS: [&str; 6] = ["ADMIT", "REPLY", "INVALID_LENGTH", "INVALID_MAC1", "UNDER_LOAD", "RATE_LIMITED"];
 
 impl Types {
     /// They are imported when first needed: by then the package that imports this module is complete.
@@ -44,11 +55,26 @@ impl Types {
             drops.push((reason, reasons.getattr(name)?.unbind()));
         }
         let Ok(drops) = drops.try_into() else { unreachable!("one for each") };
+        let judgements = py.import("meshnode.dataplane.gate")?.getattr("Verdict")?;
+        let (mut verdicts, mut refusals) = (Vec::new(), Vec::new());
+        for name in VERDICTS {
+            let verdict = judgements.getattr(name)?;
+            // ADMIT and REPLY are no reasons; nothing is counted under them.
+            refusals.push(reasons.getattr(name).unwrap_or_else(|_| verdict.clone()).unbind());
+            verdicts.push(verdict.unbind());
+        }
+        let (Ok(verdicts), Ok(refusals)) = (verdicts.try_into(), refusals.try_into()) else {
+            unreachable!("one for each")
+        };
         Ok(Self {
             tuple_new: py.get_type::<PyTuple>().getattr("__new__")?.unbind(),
             unit: class(types, "Unit")?,
             activity: class(types, "Activity")?,
             opened: class(types, "Opened")?,
+            sent: class(types, "Sent")?,
+            unsent: class(types, "Unsent")?,
+            heard: class(types, "Heard")?,
+            turn: class(types, "Turn")?,
             session_spent: class("meshnode.dataplane.sessions", "SessionSpent")?,
             malformed: class("meshnode.dataplane.segmentation", "MalformedSuperpacket")?,
             coalescing: [
@@ -58,6 +84,9 @@ impl Types {
                 combination(false, true)?,
             ],
             drops,
+            reasons: reasons.unbind(),
+            verdicts,
+            refusals,
         })
     }
 
@@ -103,14 +132,66 @@ impl Types {
         A: IntoPyObject<'py>,
         O: IntoPyObject<'py>,
     {
+        let counts = self.drop_counts(py, drops)?;
+        self.named_tuple(&self.opened, py, (units, activity, other, counts))
+    }
+
+    /// `dict[DropReason, int]`, without those that did not occur.
+    pub fn drop_counts<'py>(&self, py: Python<'py>, drops: &Drops) -> PyResult<Bound<'py, PyDict>> {
         let counts = PyDict::new(py);
+        if drops.is_empty() {
+            return Ok(counts);
+        }
         for (reason, name) in &self.drops {
             let count = drops.of(*reason);
             if count > 0 {
                 counts.set_item(name, count)?;
             }
         }
-        self.named_tuple(&self.opened, py, (units, activity, other, counts))
+        Ok(counts)
+    }
+
+    /// The member of `DropReason` with that name.
+    pub fn reason<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.reasons.bind(py).getattr(name)
+    }
+
+    /// The member of `Verdict`.
+    pub fn verdict<'py>(&self, py: Python<'py>, verdict: Verdict) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.verdicts[verdict as usize].bind(py).clone())
+    }
+
+    /// The member of `DropReason` that is counted for the verdict with this number.
+    pub fn refusal<'a, 'py>(&'a self, py: Python<'py>, verdict: usize) -> &'a Bound<'py, PyAny> {
+        self.refusals[verdict].bind(py)
+    }
+
+    /// `Sent`.
+    pub fn sent<'py>(&self, py: Python<'py>, fields: (i64, usize, usize)) -> PyResult<Bound<'py, PyAny>> {
+        self.named_tuple(&self.sent, py, fields)
+    }
+
+    /// `Unsent`.
+    pub fn unsent<'py>(
+        &self,
+        py: Python<'py>,
+        fields: (i64, Bound<'py, PyBytes>, usize),
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.named_tuple(&self.unsent, py, fields)
+    }
+
+    /// `Heard`.
+    pub fn heard<'py>(
+        &self,
+        py: Python<'py>,
+        fields: (i64, Bound<'py, PyAny>, usize, usize, usize, Bound<'py, PyTuple>),
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.named_tuple(&self.heard, py, fields)
+    }
+
+    /// `Turn`.
+    pub fn turn<'py>(&self, py: Python<'py>, fields: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        self.named_tuple(&self.turn, py, fields)
     }
 
     /// Which packets may be merged.

@@ -1,0 +1,455 @@
+//! One turn of the data plane without a question to Python: receive, open, write; read, seal, send.
+//!
+//! Python decides a flow once: which session, which socket, which destination, and until when. The fast path
+//! repeats that for what the tunnel has to send, and hands back what it cannot decide. What goes wrong is handed
+//! back too: the one place that knows what to do about an error is the caller's. The twin of
+//! `meshnode/engine/fast_path.py`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockaddrStorage;
+
+use crate::allowed_ips::{AllowedIps, NO_PEER};
+use crate::drops::Drops;
+use crate::gate::{Gate, Verdict, is_handshake};
+use crate::group::Coalescing;
+use crate::open::Batch;
+use crate::seal::{MAX_UNIT_SEGMENTS, Sealed, seal_superpacket};
+use crate::session::Session;
+use crate::sys;
+use crate::table::{Entry, SessionTable};
+use crate::virtio::HEADER_SIZE;
+
+/// The greatest TUN read, and receive (reference §5.4, §6.4).
+const TUN_BUFFER_SIZE: usize = 68 * 1024;
+const RECEIVE_BUFFER_SIZE: usize = 65536;
+/// What one superpacket can become, at most.
+const SEAL_BUFFER_SIZE: usize = 256 * 1024;
+/// Bytes from which on waiting for more to send is not worth it.
+const FLUSH_AT: usize = 32 * 1024;
+const OUT_SIZE: usize = SEAL_BUFFER_SIZE + 2 * FLUSH_AT;
+
+/// What one direction may do in one turn, so that neither starves the other or the rest of the program.
+const MAX_BYTES: usize = 512 * 1024;
+const MAX_READS: usize = 64;
+const MAX_RECEIVES: usize = 256;
+/// Datagrams that one turn hands to Python.
+const MAX_MESSAGES: usize = 64;
+/// Bytes of one send over IPv6 (reference §6.3): also over IPv4, which would take 20 more.
+const MAX_RUN: usize = 65473;
+
+/// What Python decided about a peer.
+pub struct Flow {
+    /// The keys to seal with.
+    pub session: Arc<Session>,
+    /// The socket to send from.
+    pub fd: RawFd,
+    /// Where to.
+    pub to: SockaddrStorage,
+    /// Monotonic seconds; from then on Python is asked again.
+    pub until: f64,
+}
+
+/// What was sent to one peer.
+#[derive(Clone, Copy)]
+pub struct Sent {
+    /// Whom it was for.
+    pub peer: i64,
+    /// Datagrams.
+    pub packets: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+}
+
+/// Adjacent units in the output: datagrams of `stride` bytes for one peer, one send.
+#[derive(Clone, Copy, Default)]
+pub struct Run {
+    /// Whom it is for.
+    pub peer: i64,
+    /// The first byte.
+    pub start: usize,
+    /// The byte behind the last.
+    pub end: usize,
+    /// Bytes of each datagram but the last.
+    pub stride: usize,
+}
+
+/// Authentic transport data of one session from one source.
+pub struct Heard<H> {
+    /// The session and its peer.
+    pub entry: Arc<Entry<H>>,
+    /// See [`crate::open::Receiver`].
+    pub packets: usize,
+    /// See [`crate::open::Receiver`].
+    pub data_packets: usize,
+    /// UDP payload.
+    pub bytes: usize,
+    /// Where it came from.
+    pub source: SocketAddr,
+}
+
+/// A datagram for Python.
+pub struct Message {
+    /// None: no handshake message, or none that the gate judges.
+    pub verdict: Option<Verdict>,
+    /// The datagram.
+    pub bytes: Vec<u8>,
+    /// Where it came from.
+    pub source: SocketAddr,
+}
+
+/// What the caller's tables are in this turn.
+pub struct Tables<'a, H> {
+    /// By receiver index.
+    pub sessions: &'a SessionTable<H>,
+    /// By inner address.
+    pub allowed_ips: &'a AllowedIps,
+    /// For handshake messages.
+    pub gate: &'a mut Gate,
+}
+
+/// What holds for the whole tunnel.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// Of the tunnel: no padding beyond it.
+    pub mtu: usize,
+    /// The greatest send.
+    pub max_unit: usize,
+    /// What the tunnel takes merged.
+    pub coalescing: Coalescing,
+}
+
+/// The outcome of a turn, besides what went through.
+pub struct Turn<H> {
+    /// What was sealed, per flow; whether it also left, `unsent` says.
+    pub sent: Vec<Sent>,
+    /// Length of the TUN read, now in [`FastPath::undecided`], that belongs to no valid flow.
+    pub undecided: usize,
+    /// What the socket did not take, and all after it.
+    pub unsent: Vec<Run>,
+    /// What was received.
+    pub heard: Vec<Heard<H>>,
+    /// What Python has to look at.
+    pub messages: Vec<Message>,
+    /// What the tunnel did not take, and all of the same receive after it.
+    pub unwritten: Vec<Vec<u8>>,
+    /// Why transport data went no further.
+    pub drops: Drops,
+    /// Why handshake messages went no further, by verdict.
+    pub refused: [u32; 6],
+    /// Packets of the tunnel whose destination no peer has.
+    pub without_peer: u32,
+    /// Packets of the tunnel whose offload header does not fit them.
+    pub malformed: u32,
+    /// Receives that did not fit the buffer.
+    pub truncated: u32,
+    /// See [`sys::Received`].
+    pub overflow: Option<u32>,
+    /// The tunnel is gone for good.
+    pub is_tun_gone: bool,
+}
+
+impl<H> Default for Turn<H> {
+    fn default() -> Self {
+        Self {
+            sent: Vec::new(),
+            undecided: 0,
+            unsent: Vec::new(),
+            heard: Vec::new(),
+            messages: Vec::new(),
+            unwritten: Vec::new(),
+            drops: Drops::default(),
+            refused: [0; 6],
+            without_peer: 0,
+            malformed: 0,
+            truncated: 0,
+            overflow: None,
+            is_tun_gone: false,
+        }
+    }
+}
+
+/// The flows and the buffers. A buffer is used by one call at a time.
+pub struct FastPath<H> {
+    tun: RawFd,
+    flows: HashMap<i64, Flow>,
+    batch: Batch<H>,
+    read: Box<[u8]>,
+    out: Box<[u8]>,
+    received: Box<[u8]>,
+    opened: Box<[u8]>,
+    used: usize,
+    run: Run,
+}
+
+fn buffer(size: usize) -> Box<[u8]> {
+    vec![0; size].into_boxed_slice()
+}
+
+impl<H> FastPath<H> {
+    /// Between sockets and the tunnel device `tun`, both non-blocking.
+    pub fn new(tun: RawFd) -> Self {
+        Self {
+            tun,
+            flows: HashMap::new(),
+            batch: Batch::default(),
+            read: buffer(TUN_BUFFER_SIZE),
+            out: buffer(OUT_SIZE),
+            received: buffer(RECEIVE_BUFFER_SIZE),
+            opened: buffer(RECEIVE_BUFFER_SIZE),
+            used: 0,
+            run: Run::default(),
+        }
+    }
+
+    /// What goes to `peer` takes this way from now on.
+    pub fn set_flow(&mut self, peer: i64, flow: Flow) {
+        self.flows.insert(peer, flow);
+    }
+
+    /// Ask Python about every peer again.
+    pub fn clear_flows(&mut self) {
+        self.flows.clear();
+    }
+
+    /// The TUN read that `Turn::undecided` is about.
+    pub fn undecided(&self, turn: &Turn<H>) -> &[u8] {
+        &self.read[..turn.undecided]
+    }
+
+    /// The bytes of one of `Turn::unsent`.
+    pub fn unsent(&self, run: &Run) -> &[u8] {
+        &self.out[run.start..run.end]
+    }
+
+    /// Receive from `socket` if it is given, then send what the tunnel has if `reads_tun`.
+    ///
+    /// In this order: what the host answers to a packet lies in the tunnel as soon as that is written.
+    pub fn turn(
+        &mut self,
+        socket: Option<RawFd>,
+        reads_tun: bool,
+        mut tables: Tables<'_, H>,
+        settings: Settings,
+        now: f64,
+    ) -> Turn<H> {
+        let mut turn = Turn::default();
+        if let Some(fd) = socket {
+            self.receive(fd, &mut tables, settings, now, &mut turn);
+        }
+        if reads_tun {
+            self.forward(tables.allowed_ips, settings, now, &mut turn);
+        }
+        turn
+    }
+
+    // --- from the tunnel ---
+
+    fn forward(&mut self, allowed_ips: &AllowedIps, settings: Settings, now: f64, turn: &mut Turn<H>) {
+        (self.used, self.run) = (0, Run::default());
+        let mut bytes = 0;
+        for _ in 0..MAX_READS {
+            let length = match sys::read(self.tun, &mut self.read) {
+                Ok(length) => length,
+                Err(Errno::EBADFD | Errno::EBADF | Errno::ENODEV) => {
+                    turn.is_tun_gone = true;
+                    0
+                }
+                Err(_) => 0,
+            };
+            if length == 0 {
+                break;
+            }
+            bytes += length;
+            if !self.forward_one(length, allowed_ips, settings, now, turn) {
+                turn.undecided = length;
+                break;
+            }
+            if bytes >= MAX_BYTES || !turn.unsent.is_empty() {
+                break;
+            }
+        }
+        self.send_run(turn);
+    }
+
+    /// Seal the TUN read of `length` bytes. False when Python has to decide about it.
+    fn forward_one(
+        &mut self,
+        length: usize,
+        allowed_ips: &AllowedIps,
+        settings: Settings,
+        now: f64,
+        turn: &mut Turn<H>,
+    ) -> bool {
+        let read = &self.read[..length];
+        let peer = read.get(HEADER_SIZE..).map_or(NO_PEER, |packet| allowed_ips.route(packet));
+        if peer == NO_PEER {
+            turn.without_peer += 1;
+            return true;
+        }
+        let Some(flow) = self.flows.get(&peer).filter(|flow| now < flow.until) else { return false };
+        let session = Arc::clone(&flow.session);
+        if self.used > OUT_SIZE - SEAL_BUFFER_SIZE {
+            self.send_run(turn);
+            // What the socket did not take stays where it is until the caller has it.
+            if turn.unsent.is_empty() {
+                (self.used, self.run) = (0, Run::default());
+            } else {
+                return false;
+            }
+        }
+        let (read, out) = (&self.read[..length], &mut self.out[self.used..]);
+        let Settings { mtu, max_unit, .. } = settings;
+        match seal_superpacket(&mut session.sending(), session.remote_index, read, out, mtu, max_unit) {
+            Err(_) => return false,
+            Ok(Sealed { total: 0, .. }) => turn.malformed += 1,
+            Ok(sealed) => self.add(peer, sealed, turn),
+        }
+        true
+    }
+
+    /// Take what was just sealed: it joins what lies before it, or that is sent.
+    fn add(&mut self, peer: i64, sealed: Sealed, turn: &mut Turn<H>) {
+        let Sealed { total, stride, unit } = sealed;
+        let packets = total.div_ceil(stride);
+        match turn.sent.iter_mut().rfind(|sent| sent.peer == peer) {
+            Some(sent) => {
+                sent.packets += packets;
+                sent.bytes += total;
+            }
+            None => turn.sent.push(Sent { peer, packets, bytes: total }),
+        }
+        let base = self.used;
+        for offset in (0..total).step_by(unit) {
+            let length = unit.min(total - offset);
+            if !self.joins(peer, length, stride.min(length)) {
+                self.send_run(turn);
+                self.run = Run { peer, start: self.used, end: self.used, stride: stride.min(length) };
+            }
+            self.used = base + offset + length;
+            self.run.end = self.used;
+        }
+        if self.run.end - self.run.start >= FLUSH_AT {
+            self.send_run(turn);
+        }
+    }
+
+    fn joins(&self, peer: i64, length: usize, stride: usize) -> bool {
+        let Run { peer: other, start, end, stride: wanted } = self.run;
+        let size = end - start;
+        size > 0
+            && peer == other
+            && (stride == wanted || (length == stride && stride < wanted))
+            && size % wanted == 0
+            && size + length <= MAX_RUN.min(MAX_UNIT_SEGMENTS * wanted)
+    }
+
+    fn send_run(&mut self, turn: &mut Turn<H>) {
+        let run = std::mem::replace(&mut self.run, Run { start: self.used, end: self.used, ..Run::default() });
+        if run.start == run.end {
+            return;
+        }
+        let is_sent = turn.unsent.is_empty()
+            && self.flows.get(&run.peer).is_some_and(|flow| {
+                sys::send(flow.fd, &self.out[run.start..run.end], run.stride, &flow.to).is_ok()
+            });
+        if !is_sent {
+            turn.unsent.push(run);
+        }
+    }
+
+    // --- from the network ---
+
+    fn receive(
+        &mut self,
+        fd: RawFd,
+        tables: &mut Tables<'_, H>,
+        settings: Settings,
+        now: f64,
+        turn: &mut Turn<H>,
+    ) {
+        let mut bytes = 0;
+        for _ in 0..MAX_RECEIVES {
+            let Some(received) = sys::receive(fd, &mut self.received) else { break };
+            turn.overflow = received.overflow.or(turn.overflow);
+            if received.is_truncated {
+                turn.truncated += 1;
+                continue;
+            }
+            bytes += received.length;
+            self.open(received.length, received.stride, received.source, tables, settings, now, turn);
+            if bytes >= MAX_BYTES || turn.messages.len() >= MAX_MESSAGES || !turn.unwritten.is_empty() {
+                break;
+            }
+        }
+        self.batch.clear();
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        &mut self,
+        length: usize,
+        stride: usize,
+        source: SocketAddr,
+        tables: &mut Tables<'_, H>,
+        settings: Settings,
+        now: f64,
+        turn: &mut Turn<H>,
+    ) {
+        let (datagrams, batch) = (&self.received[..length], &mut self.batch);
+        batch.open(
+            tables.sessions,
+            tables.allowed_ips,
+            datagrams,
+            Some(stride),
+            &mut self.opened,
+            settings.coalescing,
+        );
+        for &(offset, length) in &batch.units {
+            let unit = &self.opened[offset..offset + length];
+            if !turn.unwritten.is_empty() || sys::write(self.tun, unit).is_err() {
+                turn.unwritten.push(unit.to_vec());
+            }
+        }
+        turn.drops.add(&batch.drops);
+        for receiver in batch.receivers.iter().filter(|receiver| receiver.packets > 0) {
+            let entry = &receiver.entry;
+            match turn.heard.last_mut().filter(|heard| heard.source == source && Arc::ptr_eq(&heard.entry, entry))
+            {
+                Some(heard) => {
+                    heard.packets += receiver.packets;
+                    heard.data_packets += receiver.data_packets;
+                    heard.bytes += receiver.datagram_bytes;
+                }
+                None => turn.heard.push(Heard {
+                    entry: Arc::clone(entry),
+                    packets: receiver.packets,
+                    data_packets: receiver.data_packets,
+                    bytes: receiver.datagram_bytes,
+                    source,
+                }),
+            }
+        }
+        for &(offset, length) in &batch.other {
+            let datagram = &datagrams[offset..offset + length];
+            let verdict = is_handshake(datagram).then(|| judge(tables.gate, datagram, source, now));
+            match verdict {
+                None | Some(Verdict::Admit | Verdict::Reply) => {
+                    turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
+                }
+                Some(refusal) => turn.refused[refusal as usize] += 1,
+            }
+        }
+    }
+}
+
+fn judge(gate: &mut Gate, message: &[u8], source: SocketAddr, now: f64) -> Verdict {
+    match source {
+        SocketAddr::V4(from) => gate.judge(message, &from.ip().octets(), from.port(), now),
+        SocketAddr::V6(from) => gate.judge(message, &from.ip().octets(), from.port(), now),
+    }
+}
