@@ -20,8 +20,8 @@ import yaml
 from coordinator import derp_map
 from coordinator.derp_map import MalformedMap
 from coordinator.errors import CoordinatorError, StartupError
-from coordinator.files import write_atomically
 from coordinator.relay_config import RelayConfig
+from derp.files import write_atomically
 from meshproto.messages import DERPMap
 
 FETCH_TIMEOUT_S = 10.0

@@ -84,24 +84,6 @@ def _remove_stale(path: Path) -> None:
     raise StartupError(f"unix_socket {path}: another coordinator listens there; stop it, or set unix_socket")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by a file that only its owner can read (mode 0600), durably. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    with suppress(FileNotFoundError):
-        temporary.unlink()  # what a crash left
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def reason_of(error: OSError) -> str:
     """What is wrong, and what to do where that is clear."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from coordinator.errors import StartupError
-from coordinator.files import reason_of, write_atomically
+from coordinator.files import reason_of
+from derp.files import write_atomically
 from meshproto.keys import MachinePrivate, MalformedKey, NodePrivate
 
 Key = TypeVar("Key", MachinePrivate, NodePrivate)

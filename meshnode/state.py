@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from meshnode.files import write_atomically
+from derp.files import write_atomically
 from meshnode.prefs import Prefs
 from meshproto.keys import MachinePrivate, MalformedKey, NodePrivate
 

@@ -23,6 +23,8 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
+pytest_plugins = ["tests.relay_certificates"]
+
 # The programs that tests with a marker call, and the Debian package of each.
 PROGRAMS = {
     "system": {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from derp.files import write_atomically
 from meshnode.cli.errors import CommandError
 from meshnode.cli.grammar import Command
 from meshnode.cli.session import local_client
-from meshnode.files import write_atomically
 
 READABLE_BY_ALL = 0o644
 

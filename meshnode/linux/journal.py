@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from meshnode.files import write_atomically
+from derp.files import write_atomically
 from meshnode.linux.sysctl_plan import SettingChange
 
 VERSION = 1

@@ -19,6 +19,7 @@ from derp.session import Admission
 from derp.upgrade import encode_request
 from tests.derp.keys import ALICE, BOB, CAROL, RELAY
 from tests.derp.loops import on_both_loops
+from tests.derp.pairs import alice_and_bob
 from tests.derp.relay_sim import DISCO
 from tests.derp.relays import (
     Certificate,
@@ -32,11 +33,7 @@ from tests.derp.relays import (
 
 @on_both_loops
 async def test_two_clients_exchange_packets(tls: Certificate | None) -> None:
-    async with (
-        running_relay(tls=tls) as relay,
-        connected_client(relay.node, ALICE, tls=tls) as alice,
-        connected_client(relay.node, BOB, tls=tls) as bob,
-    ):
+    async with alice_and_bob(tls=tls) as (_, alice, bob):
         packets = [random.Random(n).randbytes(n * 100) for n in range(30)]
         alice.send(bob, *packets)
         bob.send(alice, DISCO)
@@ -48,11 +45,7 @@ async def test_two_clients_exchange_packets(tls: Certificate | None) -> None:
 
 @on_both_loops
 async def test_largest_packet(tls: Certificate | None) -> None:
-    async with (
-        running_relay(tls=tls) as relay,
-        connected_client(relay.node, ALICE, tls=tls) as alice,
-        connected_client(relay.node, BOB, tls=tls) as bob,
-    ):
+    async with alice_and_bob(tls=tls) as (_, alice, bob):
         packet = random.Random(0).randbytes(65536)
         alice.send(bob, packet, packet)
         assert await bob.wait_for_packets(2) == [packet, packet]
@@ -245,11 +238,7 @@ HOSTILE_STREAMS = {
 
 @pytest.mark.parametrize("stream", HOSTILE_STREAMS.values(), ids=HOSTILE_STREAMS)
 async def test_hostile_bytes_disturb_nobody(stream: bytes) -> None:
-    async with (
-        running_relay() as relay,
-        connected_client(relay.node, ALICE) as alice,
-        connected_client(relay.node, BOB) as bob,
-    ):
+    async with alice_and_bob() as (relay, alice, bob):
         for _ in range(3):
             async with RawClient(relay) as hostile:
                 with suppress(ConnectionError):

@@ -11,8 +11,9 @@ from derp.client import Disconnected
 from derp.client_core import Connected
 from derp.server_core import Limits
 from tests.derp.blackhole import cut_off, reach_again
-from tests.derp.keys import ALICE, BOB
+from tests.derp.keys import ALICE
 from tests.derp.loops import on_both_loops
+from tests.derp.pairs import alice_and_bob
 from tests.derp.relays import Certificate, connected_client, running_relay
 
 SOON_S = 2.0 + 3.0
@@ -21,11 +22,7 @@ SOON_S = 2.0 + 3.0
 
 @on_both_loops
 async def test_relay_that_is_cut_off_while_we_send(tls: Certificate | None) -> None:
-    async with (
-        running_relay(tls=tls) as relay,
-        connected_client(relay.node, ALICE, tls=tls) as alice,
-        connected_client(relay.node, BOB, tls=tls) as bob,
-    ):
+    async with alice_and_bob(tls=tls) as (relay, alice, bob):
         alice.send(bob, b"packet")
         await bob.wait_for_packets(1)
         cut_off(relay)
@@ -42,11 +39,7 @@ async def test_relay_that_is_cut_off_while_we_send(tls: Certificate | None) -> N
 async def test_relay_that_reads_slowly_is_not_silent() -> None:
     """A rate limit holds up our ping for longer than a silent relay gets."""
     limits = Limits(bytes_per_second=80_000, burst_bytes=1)
-    async with (
-        running_relay(limits=limits) as relay,
-        connected_client(relay.node, ALICE) as alice,
-        connected_client(relay.node, BOB) as bob,
-    ):
+    async with alice_and_bob(limits=limits) as (_, alice, bob):
         for _ in range(9):
             alice.send(bob, bytes(60_000))
             await asyncio.sleep(0.05)

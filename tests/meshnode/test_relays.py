@@ -26,11 +26,6 @@ SOON_S = 2.0 + 3.0
 DISCO = DISCO_MAGIC + bytes(60)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("certificate"))
-
-
 def region(region_id: int, *relays: RunningRelay | int) -> DERPRegion:
     """A region of these relays, or ports of this machine."""
     nodes = []
@@ -105,6 +100,30 @@ async def node(key: NodePrivate) -> AsyncIterator[Node]:
         await made.relays.close()
 
 
+@pytest.fixture
+async def relay(certificate: Certificate) -> AsyncIterator[RunningRelay]:
+    async with running_relay(tls=certificate) as running:
+        yield running
+
+
+@pytest.fixture
+async def other_relay(certificate: Certificate) -> AsyncIterator[RunningRelay]:
+    async with running_relay(tls=certificate, key=CAROL) as running:
+        yield running
+
+
+@pytest.fixture
+async def alice() -> AsyncIterator[Node]:
+    async with node(ALICE) as made:
+        yield made
+
+
+@pytest.fixture
+async def bob() -> AsyncIterator[Node]:
+    async with node(BOB) as made:
+        yield made
+
+
 @asynccontextmanager
 async def talking(sender: Node, peer: Node, region_id: int) -> AsyncIterator[None]:
     """Packets to a peer, fifty in a second, as a tunnel in use sends them."""
@@ -127,124 +146,111 @@ async def until_another(receiver: Node, patience_s: float) -> None:
     await receiver.until(lambda: len(receiver.packets) > already, patience_s)
 
 
-async def test_home_and_a_connection_on_demand(certificate: Certificate) -> None:
-    async with (
-        running_relay(tls=certificate) as first,
-        running_relay(tls=certificate) as second,
-        node(ALICE) as alice,
-        node(BOB) as bob,
-    ):
-        both = derp_map(region(1, first), region(2, second))
-        await alice.at_home(1, both)
-        await bob.at_home(2, both)
-        alice.relays.send(2, BOB.public, b"to your home")
-        await bob.until(lambda: bob.packets == [(2, ALICE.public, b"to your home")])
-        assert alice.relays.connected == [1, 2]
-        assert alice.relays.home == 1
-        assert alice.relays.failure() == ""
-        heard_at = alice.relays.heard_from_home_at()
-        assert heard_at is not None
-        assert heard_at <= asyncio.get_running_loop().time()
-        assert alice.marked == 2
+async def test_home_and_a_connection_on_demand(
+    relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node
+) -> None:
+    both = derp_map(region(1, relay), region(2, other_relay))
+    await alice.at_home(1, both)
+    await bob.at_home(2, both)
+    alice.relays.send(2, BOB.public, b"to your home")
+    await bob.until(lambda: bob.packets == [(2, ALICE.public, b"to your home")])
+    assert alice.relays.connected == [1, 2]
+    assert alice.relays.home == 1
+    assert alice.relays.failure() == ""
+    heard_at = alice.relays.heard_from_home_at()
+    assert heard_at is not None
+    assert heard_at <= asyncio.get_running_loop().time()
+    assert alice.marked == 2
 
 
-async def test_answers_go_where_the_peer_spoke(certificate: Certificate) -> None:
+async def test_answers_go_where_the_peer_spoke(
+    relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node
+) -> None:
     """Bob has no connection to alice's home, but alice is in his: no need to make one."""
-    async with (
-        running_relay(tls=certificate) as first,
-        running_relay(tls=certificate) as second,
-        node(ALICE) as alice,
-        node(BOB) as bob,
-    ):
-        both = derp_map(region(1, first), region(2, second))
-        await alice.at_home(1, both)
-        await bob.at_home(2, both)
-        alice.relays.send(2, BOB.public, b"question")
-        await bob.until(lambda: bool(bob.packets))
-        bob.relays.send(1, ALICE.public, b"answer")
-        await alice.until(lambda: alice.packets == [(2, BOB.public, b"answer")])
-        assert bob.relays.connected == [2]
+    both = derp_map(region(1, relay), region(2, other_relay))
+    await alice.at_home(1, both)
+    await bob.at_home(2, both)
+    alice.relays.send(2, BOB.public, b"question")
+    await bob.until(lambda: bool(bob.packets))
+    bob.relays.send(1, ALICE.public, b"answer")
+    await alice.until(lambda: alice.packets == [(2, BOB.public, b"answer")])
+    assert bob.relays.connected == [2]
 
 
-async def test_packets_wait_for_the_connection_and_none_is_lost(certificate: Certificate) -> None:
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice, node(BOB) as bob:
-        await bob.at_home(1, derp_map(region(1, relay)))
-        alice.relays.configure(ALICE, derp_map(region(1, relay)))
-        wanted = [b"%d" % number for number in range(32)]
-        for packet in wanted:
-            alice.relays.send(1, BOB.public, packet)
-        await bob.until(lambda: len(bob.packets) == 32)
-        assert [packet for _, _, packet in bob.packets] == wanted
+async def test_packets_wait_for_the_connection_and_none_is_lost(
+    relay: RunningRelay, alice: Node, bob: Node
+) -> None:
+    await bob.at_home(1, derp_map(region(1, relay)))
+    alice.relays.configure(ALICE, derp_map(region(1, relay)))
+    wanted = [b"%d" % number for number in range(32)]
+    for packet in wanted:
+        alice.relays.send(1, BOB.public, packet)
+    await bob.until(lambda: len(bob.packets) == 32)
+    assert [packet for _, _, packet in bob.packets] == wanted
 
 
-async def test_change_of_home(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old home stays for those who come there, until nobody does."""
+@pytest.fixture
+def soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For nodes that are made after this."""
     monkeypatch.setattr("meshnode.relays.IDLE_TIMEOUT_S", 0.4)
     monkeypatch.setattr("meshnode.relays.SWEEP_EVERY_S", 0.1)
-    async with (
-        running_relay(tls=certificate) as first,
-        running_relay(tls=certificate) as second,
-        node(ALICE) as alice,
-        node(BOB) as bob,
-    ):
-        both = derp_map(region(1, first), region(2, second))
-        await alice.at_home(1, both)
-        await bob.at_home(1, both)
-        alice.relays.set_home(2)
-        await alice.until(lambda: alice.relays.connected == [1, 2])
-        bob.relays.send(1, ALICE.public, b"to the old home")
-        await alice.until(lambda: alice.sources() == [(1, b"to the old home")])
-        await alice.until(lambda: alice.relays.connected == [2])
-        await asyncio.sleep(0.6)
-        assert alice.relays.connected == [2]
-        alice.relays.set_home(0)
-        await asyncio.sleep(0.6)
-        assert alice.relays.connected == []
 
 
-async def test_peer_that_is_not_there(certificate: Certificate) -> None:
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice:
-        await alice.at_home(1, derp_map(region(1, relay)))
-        alice.relays.send(1, BOB.public, DISCO)
-        await alice.until(lambda: alice.gone == [(BOB.public, 1)])
+@pytest.mark.usefixtures("soon_idle")
+async def test_change_of_home(relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node) -> None:
+    """The old home stays for those who come there, until nobody does."""
+    both = derp_map(region(1, relay), region(2, other_relay))
+    await alice.at_home(1, both)
+    await bob.at_home(1, both)
+    alice.relays.set_home(2)
+    await alice.until(lambda: alice.relays.connected == [1, 2])
+    bob.relays.send(1, ALICE.public, b"to the old home")
+    await alice.until(lambda: alice.sources() == [(1, b"to the old home")])
+    await alice.until(lambda: alice.relays.connected == [2])
+    await asyncio.sleep(0.6)
+    assert alice.relays.connected == [2]
+    alice.relays.set_home(0)
+    await asyncio.sleep(0.6)
+    assert alice.relays.connected == []
 
 
-async def test_change_of_the_map(certificate: Certificate) -> None:
-    async with (
-        running_relay(tls=certificate) as first,
-        running_relay(tls=certificate) as second,
-        node(ALICE) as alice,
-        node(BOB) as bob,
-    ):
-        alice.relays.set_home(7)
-        assert alice.relays.failure() == "region 7, our home, has no relay in the coordinator's map"
-        await alice.at_home(1, derp_map(region(1, first), region(2, second)))
-        await bob.at_home(2, derp_map(region(2, second)))
-        alice.relays.send(2, BOB.public, b"packet")
-        await bob.until(lambda: bool(bob.packets))
-        alice.relays.configure(ALICE, derp_map(region(1, first), region(2, second)))
-        assert alice.relays.connected == [1, 2]
-        alice.relays.configure(ALICE, derp_map(region(1, first)))
-        assert alice.relays.connected == [1]
-        alice.relays.configure(ALICE, derp_map(region(1, second)))
-        await alice.until(lambda: alice.relays.is_connected(1))
-        bob.relays.configure(BOB, derp_map(region(2, second)))
-        bob.relays.send(2, ALICE.public, b"to the same relay")
-        await alice.until(lambda: alice.sources() == [(1, b"to the same relay")])
-        alice.relays.configure(ALICE, None)
-        assert alice.relays.connected == []
-        alice.relays.send(1, BOB.public, b"nowhere to send it")
+async def test_peer_that_is_not_there(relay: RunningRelay, alice: Node) -> None:
+    await alice.at_home(1, derp_map(region(1, relay)))
+    alice.relays.send(1, BOB.public, DISCO)
+    await alice.until(lambda: alice.gone == [(BOB.public, 1)])
 
 
-async def test_change_of_the_key(certificate: Certificate) -> None:
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice, node(BOB) as bob:
-        wanted = derp_map(region(1, relay))
-        await alice.at_home(1, wanted)
-        await bob.at_home(1, wanted)
-        alice.relays.configure(CAROL, wanted)
-        await alice.until(lambda: alice.relays.is_connected(1))
-        alice.relays.send(1, BOB.public, b"packet")
-        await bob.until(lambda: bob.packets == [(1, CAROL.public, b"packet")])
+async def test_change_of_the_map(
+    relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node
+) -> None:
+    alice.relays.set_home(7)
+    assert alice.relays.failure() == "region 7, our home, has no relay in the coordinator's map"
+    await alice.at_home(1, derp_map(region(1, relay), region(2, other_relay)))
+    await bob.at_home(2, derp_map(region(2, other_relay)))
+    alice.relays.send(2, BOB.public, b"packet")
+    await bob.until(lambda: bool(bob.packets))
+    alice.relays.configure(ALICE, derp_map(region(1, relay), region(2, other_relay)))
+    assert alice.relays.connected == [1, 2]
+    alice.relays.configure(ALICE, derp_map(region(1, relay)))
+    assert alice.relays.connected == [1]
+    alice.relays.configure(ALICE, derp_map(region(1, other_relay)))
+    await alice.until(lambda: alice.relays.is_connected(1))
+    bob.relays.configure(BOB, derp_map(region(2, other_relay)))
+    bob.relays.send(2, ALICE.public, b"to the same relay")
+    await alice.until(lambda: alice.sources() == [(1, b"to the same relay")])
+    alice.relays.configure(ALICE, None)
+    assert alice.relays.connected == []
+    alice.relays.send(1, BOB.public, b"nowhere to send it")
+
+
+async def test_change_of_the_key(relay: RunningRelay, alice: Node, bob: Node) -> None:
+    wanted = derp_map(region(1, relay))
+    await alice.at_home(1, wanted)
+    await bob.at_home(1, wanted)
+    alice.relays.configure(CAROL, wanted)
+    await alice.until(lambda: alice.relays.is_connected(1))
+    alice.relays.send(1, BOB.public, b"packet")
+    await bob.until(lambda: bob.packets == [(1, CAROL.public, b"packet")])
 
 
 async def test_relay_that_restarts(certificate: Certificate) -> None:
@@ -277,48 +283,44 @@ async def test_relay_that_was_away_for_long(
             await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
 
 
-async def test_two_machines_with_one_key(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_machines_with_one_key(
+    relay: RunningRelay, alice: Node, bob: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("meshnode.relays.PROBLEM_AFTER_S", 0.2)
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice, node(BOB) as bob:
-        await alice.at_home(1, derp_map(region(1, relay)))
-        await bob.at_home(1, derp_map(region(1, relay)))
-        async with node(ALICE) as clone:
-            await clone.at_home(1, derp_map(region(1, relay)))
-            alice.relays.send(1, BOB.public, b"I am alice")
-            await alice.until(lambda: alice.relays.failure() != "")
-            assert alice.relays.failure().startswith('relay "r1" says: another machine is connected')
-        await alice.until(lambda: alice.relays.failure() == "")
+    await alice.at_home(1, derp_map(region(1, relay)))
+    await bob.at_home(1, derp_map(region(1, relay)))
+    async with node(ALICE) as clone:
+        await clone.at_home(1, derp_map(region(1, relay)))
+        alice.relays.send(1, BOB.public, b"I am alice")
+        await alice.until(lambda: alice.relays.failure() != "")
+        assert alice.relays.failure().startswith('relay "r1" says: another machine is connected')
+    await alice.until(lambda: alice.relays.failure() == "")
 
 
-async def test_relay_that_is_cut_off_and_back(certificate: Certificate) -> None:
+async def test_relay_that_is_cut_off_and_back(relay: RunningRelay, alice: Node, bob: Node) -> None:
     """Nothing says so: no reset, no close. New connections get no answer either, for a while."""
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice, node(BOB) as bob:
-        await alice.at_home(1, derp_map(region(1, relay)))
-        await bob.at_home(1, derp_map(region(1, relay)))
-        async with talking(alice, bob, 1), talking(bob, alice, 1):
-            await until_another(bob, SOON_S)
-            cut_off(relay)
-            assert await alice.until(lambda: not alice.relays.is_connected(1)) < SOON_S
-            await asyncio.sleep(2)
-            reach_again(relay)
-            await asyncio.gather(until_another(bob, SOON_S), until_another(alice, SOON_S))
+    await alice.at_home(1, derp_map(region(1, relay)))
+    await bob.at_home(1, derp_map(region(1, relay)))
+    async with talking(alice, bob, 1), talking(bob, alice, 1):
+        await until_another(bob, SOON_S)
+        cut_off(relay)
+        assert await alice.until(lambda: not alice.relays.is_connected(1)) < SOON_S
+        await asyncio.sleep(2)
+        reach_again(relay)
+        await asyncio.gather(until_another(bob, SOON_S), until_another(alice, SOON_S))
 
 
-async def test_the_other_relay_of_the_region(certificate: Certificate) -> None:
-    async with (
-        running_relay(tls=certificate) as first,
-        running_relay(tls=certificate, key=CAROL) as second,
-        node(ALICE) as alice,
-        node(BOB) as bob,
-    ):
-        await alice.at_home(1, derp_map(region(1, first, second)))
-        await bob.at_home(1, derp_map(region(1, first, second)))
-        async with talking(alice, bob, 1), talking(bob, alice, 1):
-            await until_another(bob, SOON_S)
-            cut_off(first)
-            await asyncio.sleep(0.1)  # what was under way has arrived
-            await until_another(bob, SOON_S)
-            assert len(second.core.sessions) == 2
+async def test_the_other_relay_of_the_region(
+    relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node
+) -> None:
+    await alice.at_home(1, derp_map(region(1, relay, other_relay)))
+    await bob.at_home(1, derp_map(region(1, relay, other_relay)))
+    async with talking(alice, bob, 1), talking(bob, alice, 1):
+        await until_another(bob, SOON_S)
+        cut_off(relay)
+        await asyncio.sleep(0.1)  # what was under way has arrived
+        await until_another(bob, SOON_S)
+        assert len(other_relay.core.sessions) == 2
 
 
 async def test_relay_of_the_region_that_accepts_and_says_nothing(certificate: Certificate) -> None:
@@ -368,24 +370,25 @@ async def test_proxy_that_takes_everything_and_forwards_nothing(certificate: Cer
             await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
 
 
-async def test_network_that_changed(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_relay(tls=certificate) as relay, node(ALICE) as alice:
-        await alice.at_home(1, derp_map(region(1, relay)))
-        alice.relays.network_changed()
-        await asyncio.sleep(0.2)
-        assert alice.relays.is_connected(1)
-        assert alice.marked == 1
-        monkeypatch.setattr("meshnode.relays.is_ours", lambda _: False)
-        alice.relays.network_changed()
-        await alice.until(lambda: not alice.relays.is_connected(1))
-        await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
-        monkeypatch.setattr("meshnode.relays.is_ours", lambda _: True)
-        cut_off(relay)
-        alice.relays.network_changed()
-        assert await alice.until(lambda: not alice.relays.is_connected(1)) < SOON_S
-        reach_again(relay)
-        alice.relays.network_changed()  # in the middle of an attempt
-        await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
+async def test_network_that_changed(
+    relay: RunningRelay, alice: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.at_home(1, derp_map(region(1, relay)))
+    alice.relays.network_changed()
+    await asyncio.sleep(0.2)
+    assert alice.relays.is_connected(1)
+    assert alice.marked == 1
+    monkeypatch.setattr("meshnode.relays.is_ours", lambda _: False)
+    alice.relays.network_changed()
+    await alice.until(lambda: not alice.relays.is_connected(1))
+    await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
+    monkeypatch.setattr("meshnode.relays.is_ours", lambda _: True)
+    cut_off(relay)
+    alice.relays.network_changed()
+    assert await alice.until(lambda: not alice.relays.is_connected(1)) < SOON_S
+    reach_again(relay)
+    alice.relays.network_changed()  # in the middle of an attempt
+    await alice.until(lambda: alice.relays.is_connected(1), SOON_S)
 
 
 def test_addresses_of_ours() -> None:

@@ -30,11 +30,6 @@ from tests.lacking import lacking
 IPV4 = "127.0.0.1"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.make(tmp_path_factory.mktemp("certificate"))
-
-
 @contextmanager
 def stun_server(*hosts: str) -> Iterator[int]:
     """A responder on one port of these addresses."""

@@ -1,4 +1,4 @@
-"""The certificate of the relays that tests of probes ask."""
+"""The certificate of the relays in tests, made once; conftest.py hands it to all of them."""
 
 from __future__ import annotations
 
