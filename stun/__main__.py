@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 import click
@@ -72,7 +72,8 @@ def main(
     addresses = list(listen) or [TransportAddress(host, DEFAULT_PORT) for host in ANY_ADDRESS]
     addresses += [end for pair in pairs for end in pair.endpoints() if end not in addresses]
     try:
-        asyncio.run(_serve(addresses, responder, ipv6_optional=not listen))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(addresses, responder, ipv6_optional=not listen))
     except CannotListen as error:
         raise click.ClickException(str(error)) from error
 
@@ -97,9 +98,11 @@ async def _serve(addresses: list[TransportAddress], responder: Responder, ipv6_o
     server = _open(addresses, responder, ipv6_optional)
     logger.info("listening on %s", ", ".join(map(str, server.addresses)))
     await stopped.wait()
+    kernel_drops = server.kernel_drops
     server.close()
     counts = [f"answered {family}: {count}" for family, count in responder.answers.items()]
     counts += [f"dropped {reason.value}: {count}" for reason, count in responder.drops.items()]
+    counts += [f"dropped by the kernel: {kernel_drops}"] if kernel_drops else []
     logger.info("stopped; %s", ", ".join(counts) or "nobody asked")
 
 
@@ -111,6 +114,15 @@ def _open(addresses: list[TransportAddress], responder: Responder, ipv6_optional
             raise
         # A host without IPv6 is normal.
         return StunServer.open([address for address in addresses if ":" not in address.host], responder)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed: half the time per datagram."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

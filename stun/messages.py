@@ -165,9 +165,27 @@ def add_fingerprint(message: bytes) -> bytes:
     return covered + _ATTRIBUTE.pack(Attribute.FINGERPRINT, 4) + checksum.to_bytes(4, "big")
 
 
+_PLAIN_HEAD = encode_binding_request(bytes(TRANSACTION_ID_SIZE))[:8]
+_PLAIN_REST = encode_binding_request(bytes(TRANSACTION_ID_SIZE))[HEADER_SIZE:-4]
+_PLAIN_SIZE = HEADER_SIZE + len(_PLAIN_REST) + 4
+
+
+def is_plain_tailscale_request(datagram: bytes) -> bool:
+    """Whether `encode_binding_request` makes it with some transaction id and no wishes.
+
+    Nearly all that a responder is sent looks so, and is recognised at a glance instead of being taken apart.
+    """
+    return (
+        len(datagram) == _PLAIN_SIZE
+        and datagram.startswith(_PLAIN_HEAD)
+        and datagram.startswith(_PLAIN_REST, HEADER_SIZE)
+        and crc32(datagram[:-_FINGERPRINT_SIZE]) ^ _FINGERPRINT_MASK == int.from_bytes(datagram[-4:], "big")
+    )
+
+
 def encode_address(address: TransportAddress) -> bytes:
     """The value of MAPPED-ADDRESS and the like. An IPv4 address in IPv6 clothes is written as IPv4."""
-    packed = _unmapped(address.host).packed
+    packed = _packed(address.host)
     return struct.pack(">BBH", 0, 1 if len(packed) == 4 else 2, address.port) + packed
 
 
@@ -260,6 +278,12 @@ def _parse_address(value: bytes) -> TransportAddress:
     return TransportAddress(str(_unmapped(value[4:])), int.from_bytes(value[2:4], "big"))
 
 
+def _packed(host: str) -> bytes:
+    if ":" in host:
+        return _unmapped(host).packed
+    return bytes(map(int, host.split(".")))  # ten times as fast as ip_address
+
+
 def _unmapped(address: str | bytes) -> IPv4Address | IPv6Address:
     """The address without a zone; `::ffff:1.2.3.4`, which dual-stack sockets show, as what it means."""
     parsed = ip_address(address.partition("%")[0] if isinstance(address, str) else address)
@@ -268,8 +292,10 @@ def _unmapped(address: str | bytes) -> IPv4Address | IPv6Address:
 
 def _xor_address(value: bytes, identifier: bytes) -> bytes:
     """Its own inverse. The family byte and what is before it stay."""
-    mask = bytes(2) + identifier[:2] + identifier
-    return bytes(a ^ b for a, b in zip(value, mask, strict=False))
+    size = min(len(value), 4 + len(identifier))
+    mask = (bytes(2) + identifier[:2] + identifier)[:size]
+    number = int.from_bytes(value[:size], "big") ^ int.from_bytes(mask, "big")
+    return number.to_bytes(size, "big")
 
 
 def _error_code(message: Message) -> int:

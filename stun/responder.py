@@ -22,6 +22,7 @@ from stun.messages import (
     CHANGE_ADDRESS,
     CHANGE_PORT,
     COMPREHENSION_OPTIONAL,
+    HEADER_SIZE,
     TAILSCALE_SOFTWARE,
     UNKNOWN_ATTRIBUTE,
     Attribute,
@@ -32,6 +33,7 @@ from stun.messages import (
     encode,
     encode_address,
     encode_xor_address,
+    is_plain_tailscale_request,
     parse_request_untrusted,
 )
 from stun.ratelimit import NetworkLimit
@@ -136,6 +138,12 @@ class Responder:
     def _judge(
         self, datagram: bytes, source: TransportAddress, local: TransportAddress, now: float
     ) -> Reply | DropReason:
+        if (
+            is_plain_tailscale_request(datagram)
+            and local not in self._pairs
+            and source.port not in REFUSED_PORTS
+        ):
+            return Reply(_mapped(datagram[4:HEADER_SIZE], source), local, source.port)
         try:
             request = parse_request_untrusted(datagram)
         except MalformedMessage:
@@ -222,6 +230,12 @@ def _error(request: Message, not_understood: list[int]) -> bytes:
             (Attribute.UNKNOWN_ATTRIBUTES, b"".join(kind.to_bytes(2, "big") for kind in kinds)),
         ],
     )
+
+
+def _mapped(identifier: bytes, source: TransportAddress) -> bytes:
+    """The answer to nearly every request."""
+    mapped = encode_xor_address(source, identifier)
+    return encode(MessageType.BINDING_SUCCESS, identifier, [(Attribute.XOR_MAPPED_ADDRESS, mapped)])
 
 
 def _success(

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from stun import kernel_filter
 from stun.messages import TransportAddress
 from stun.responder import Reply, Responder
 
 BATCH_SIZE = 64  # datagrams per turn of the event loop, so that a flood leaves time for others
 MAX_DATAGRAM = 2048  # bytes; no request that we answer comes near
 RECEIVE_BUFFER_SIZE = 1024 * 1024  # bytes in the kernel: bursts wait instead of being lost
+MAX_LOCALS = 256  # addresses of ours that are remembered in the form in which they are used
 
 _NO_IPV6 = "cannot be used: this machine has no IPv6"
 _IP_PKTINFO = 8  # linux/in.h; the socket module has no name for it
@@ -66,6 +68,11 @@ class StunServer:
         """Where it listens, with the ports that were chosen for 0."""
         return list(self._endpoints)
 
+    @property
+    def kernel_drops(self) -> int:
+        """Datagrams that never reached the responder: no binding requests, or too many at once."""
+        return sum(kernel_filter.dropped(endpoint.socket) for endpoint in self._endpoints.values())
+
     def close(self) -> None:
         """Stop answering."""
         for endpoint in self._endpoints.values():
@@ -96,18 +103,26 @@ class _Endpoint:
         self._is_ipv6 = ":" in wanted.host
         self.socket = _bind(wanted)
         self.address = TransportAddress(*self.socket.getsockname()[:2])
+        self._locals: dict[bytes, TransportAddress] = {}  # by what the kernel says of a datagram
 
     def receive(self) -> tuple[bytes, Any, TransportAddress]:
         """A datagram, its source as the socket module writes it, and where it was sent to."""
         datagram, ancillary, _, source = self.socket.recvmsg(MAX_DATAGRAM, _ANCILLARY_SIZE)
-        for level, kind, info in ancillary:
-            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
-                host = socket.inet_ntop(socket.AF_INET, _IPV4_PACKET_INFO.unpack(info)[2])
-                return datagram, source, TransportAddress(host, self.address.port)
-            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                host = socket.inet_ntop(socket.AF_INET6, _IPV6_PACKET_INFO.unpack(info)[0])
-                return datagram, source, TransportAddress(host, self.address.port)
+        for _, kind, info in ancillary:
+            if kind in (_IP_PKTINFO, socket.IPV6_PKTINFO):
+                return datagram, source, self._locals.get(info) or self._local(info)
         return datagram, source, self.address
+
+    def _local(self, info: bytes) -> TransportAddress:
+        """Where a datagram was sent to, of which the kernel says `info`."""
+        if self._is_ipv6:
+            host = socket.inet_ntop(socket.AF_INET6, _IPV6_PACKET_INFO.unpack(info)[0])
+        else:
+            host = socket.inet_ntop(socket.AF_INET, _IPV4_PACKET_INFO.unpack(info)[2])
+        if len(self._locals) >= MAX_LOCALS:
+            self._locals.clear()
+        local = self._locals[info] = TransportAddress(host, self.address.port)
+        return local
 
     def send(self, reply: Reply, destination: Any) -> None:
         """Send from the address that the reply names. What the network refuses is lost."""
@@ -138,6 +153,8 @@ def _bind(wanted: TransportAddress) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        with suppress(OSError):  # a saving, not a need: the responder judges everything that comes
+            kernel_filter.attach(bound)
         bound.bind((wanted.host, wanted.port))
     except (OSError, OverflowError) as error:
         bound.close()
