@@ -1,5 +1,7 @@
 """A relay with 1,000 clients: what it forwards, what an idle one costs, and what a deaf one does to others.
 
+And the STUN responder beside it: what it answers, and what is left of that in a flood.
+
 Ours is `python -m derp`; a `derper` on PATH, or the one of `--derper`, takes turns with it. The load comes
 from this process, so that each has a core. A pair of clients keeps a window of packets in flight, as a TCP
 connection through the relay would, and the figures are those of the packets that arrived.
@@ -7,6 +9,7 @@ connection through the relay would, and the figures are those of the packets tha
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +18,9 @@ from functools import partial
 
 from bench import measure
 from bench.measure import Figure, What
-from bench.relay_load import PACKET_SIZE, Client, Stream, allow_many_files
+from bench.relay_load import PACKET_SIZE, SMALL_PACKET_SIZE, Client, Stream, allow_many_files, round_trips
+from bench.relay_stun import WHATS as STUN_WHATS
+from bench.relay_stun import measure_responder, responders
 from bench.relays import Relay, Start, relays
 from bench.usage import cpu_s, resident_kib
 from derp import frames
@@ -25,6 +30,7 @@ FLOOD_BATCH = 64  # packets at once to the client that does not read
 WHATS = (
     What("packets", f"packets of {PACKET_SIZE} bytes between two clients", "packets/s"),
     What("cpu", "the relay's processor time for each", "µs", more_is_better=False),
+    What("trip", f"round trip of {SMALL_PACKET_SIZE} bytes, all idle", "µs", more_is_better=False),
     What("idle", "memory of an idle client", "KiB", more_is_better=False),
     What("lost", "lost beside a client that does not read", "%", more_is_better=False),
     What("growth", "the relay's memory grew meanwhile by", "KiB", more_is_better=False),
@@ -38,6 +44,7 @@ class Measured:
     idle_kib: float  # per client
     packets_per_s: float
     cpu_us: float  # per packet
+    trip_us: float
     lost: int  # of a pair that reads, beside a client that does not
     kept: int  # of the same pair, packets that arrived
     growth_kib: int  # of the relay's memory while one client did not read
@@ -47,6 +54,7 @@ class Measured:
         return {
             "packets": self.packets_per_s,
             "cpu": self.cpu_us,
+            "trip": self.trip_us,
             "idle": self.idle_kib,
             "lost": self.lost / (self.lost + self.kept) * 100,
             "growth": self.growth_kib,
@@ -56,8 +64,9 @@ class Measured:
 def measure_relay(relay: Relay, clients: int, seconds: float) -> Measured:
     """One relay, from empty to full."""
     with ExitStack() as stack:
-        pair = [stack.enter_context(Client(relay)) for _ in range(2)]
+        pair = stack.enter_context(Client(relay)), stack.enter_context(Client(relay))
         rate, cpu_us = _throughput(relay, Stream(*pair), seconds)
+        trip_us = statistics.median(round_trips(*pair, seconds / 2)) * 1e6
         before = resident_kib(relay.pid)
         for _ in range(clients):
             stack.enter_context(Client(relay))
@@ -65,7 +74,7 @@ def measure_relay(relay: Relay, clients: int, seconds: float) -> Measured:
         flooder = stack.enter_context(Client(relay))
         deaf = stack.enter_context(Client(relay, receive_buffer=4096))
         stream, growth = _beside_a_deaf_client(relay, Stream(*pair), flooder, deaf, seconds)
-    return Measured(idle_kib, rate, cpu_us, stream.lost, stream.received, growth)
+    return Measured(idle_kib, rate, cpu_us, trip_us, stream.lost, stream.received, growth)
 
 
 def _throughput(relay: Relay, stream: Stream, seconds: float) -> tuple[float, float]:
@@ -120,6 +129,11 @@ def main(argv: Sequence[str] | None = None) -> list[Figure]:
             for name, start in relays(options.derper).items()
         }
         figures += measure.interleave("relay", WHATS, runs, options, setting)
+    stuns = {
+        name: partial(measure_responder, start, options.seconds)
+        for name, start in responders(options.derper).items()
+    }
+    figures += measure.interleave("relay", STUN_WHATS, stuns, options, "STUN")
     measure.report(options, f"One relay, {options.clients:,} clients", figures)
     return figures
 

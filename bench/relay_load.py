@@ -19,6 +19,8 @@ from meshproto.keys import NodePrivate
 
 PACKET_SIZE = 1280
 FRAME_SIZE = 5 + 32 + PACKET_SIZE
+SMALL_PACKET_SIZE = 100
+PAUSE_S = 0.001  # between round trips, so that each finds everybody idle
 WINDOW = 64  # packets in flight
 BUFFER_SIZE = 256 * 1024
 
@@ -57,6 +59,14 @@ class Client:
             with suppress(BlockingIOError, ssl.SSLWantReadError):
                 return self.socket.recv_into(buffer)
         return 0
+
+    def receive_exactly(self, size: int, buffer: bytearray) -> None:
+        """Receive so many bytes. Raises TimeoutError when nothing comes for a second."""
+        while size > 0:
+            received = self.receive_into(buffer, 1.0)
+            if not received:
+                raise TimeoutError("a packet did not arrive")
+            size -= received
 
     def __enter__(self) -> Client:
         return self
@@ -139,6 +149,24 @@ class Stream:
             self.sent_bytes += self._source.send(self._frames[offset:FRAME_SIZE])
         while self.in_flight_bytes and self._receive(1.0):
             pass
+
+
+def round_trips(one: Client, other: Client, seconds: float) -> list[float]:
+    """Seconds that a small packet to a peer and one back take, when nothing else is under way."""
+    request = frames.send_packet(other.key.public.raw, bytes(SMALL_PACKET_SIZE))
+    answer = frames.send_packet(one.key.public.raw, bytes(SMALL_PACKET_SIZE))
+    buffer = bytearray(BUFFER_SIZE)
+    trips: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        started = time.perf_counter()
+        one.send(memoryview(request))
+        other.receive_exactly(len(request), buffer)
+        other.send(memoryview(answer))
+        one.receive_exactly(len(answer), buffer)
+        trips.append(time.perf_counter() - started)
+        time.sleep(PAUSE_S)
+    return trips
 
 
 def _poll(sock: socket.socket, event: int) -> select.poll:

@@ -54,13 +54,14 @@ def our_relay(*, uses_tls: bool, options: Sequence[str] = ()) -> Iterator[Relay]
 
 
 @contextmanager
-def derper(program: str, *, uses_tls: bool) -> Iterator[Relay]:
-    """`derper` on a port of this machine."""
+def derper(program: str, *, uses_tls: bool, stun_port: int = 0) -> Iterator[Relay]:
+    """`derper` on a port of this machine; with its STUN responder, if that has a port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        command = [program, "-a", f"127.0.0.1:{port}", "-c", f"{place}/config", "-stun=false"]
+        command = [program, "-a", f"127.0.0.1:{port}", "-c", f"{place}/config"]
+        command += ["-stun-port", str(stun_port)] if stun_port else ["-stun=false"]
         command += ["-http-port", "-1"]
         if uses_tls:
             made = Certificate.make(place)

@@ -1,7 +1,7 @@
-"""Lets the kernel drop what cannot be a binding request, so that a flood of it reaches neither us nor our queue.
+"""Lets the kernel drop what can be no binding request: a flood of it reaches neither us nor our queue.
 
-The filter is a program for the kernel's packet filter (linux/filter.h; Documentation/networking/filter.rst). It
-sees a datagram from its UDP header on, and passes those whose first four bytes say what RFC 8489 §5 demands of a
+The filter is a program for the kernel's packet filter (Documentation/networking/filter.rst). It sees a
+datagram from its UDP header on, and passes those whose first four bytes say what RFC 8489 §5 demands of a
 binding request: its type, and the length that the datagram has. The rest is for the responder to judge.
 """
 

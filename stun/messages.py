@@ -30,6 +30,7 @@ TAILSCALE_SOFTWARE = b"tailnode"
 
 _HEADER = struct.Struct(">HH16s")
 _ATTRIBUTE = struct.Struct(">HH")
+_ADDRESS = struct.Struct(">BBH")
 _FINGERPRINT_MASK = 0x5354554E
 _FINGERPRINT_SIZE = 8  # the whole attribute
 _FAMILIES = {1: 4, 2: 16}  # family byte -> bytes of the address
@@ -186,12 +187,28 @@ def is_plain_tailscale_request(datagram: bytes) -> bool:
 def encode_address(address: TransportAddress) -> bytes:
     """The value of MAPPED-ADDRESS and the like. An IPv4 address in IPv6 clothes is written as IPv4."""
     packed = _packed(address.host)
-    return struct.pack(">BBH", 0, 1 if len(packed) == 4 else 2, address.port) + packed
+    return _ADDRESS.pack(0, 1 if len(packed) == 4 else 2, address.port) + packed
 
 
 def encode_xor_address(address: TransportAddress, identifier: bytes) -> bytes:
     """The value of XOR-MAPPED-ADDRESS in the message with this identifier."""
     return _xor_address(encode_address(address), identifier)
+
+
+def encode_mapped(address: TransportAddress, identifier: bytes) -> bytes:
+    """The success response with XOR-MAPPED-ADDRESS and nothing else, which is what nearly everybody gets."""
+    value = encode_xor_address(address, identifier)
+    head, attribute = _MAPPED_HEADS[len(value)]
+    return head + identifier + attribute + value
+
+
+def _mapped_heads(size: int) -> tuple[bytes, bytes]:
+    """What is before the identifier, and between it and an address of `size` bytes."""
+    message = encode(MessageType.BINDING_SUCCESS, bytes(16), [(Attribute.XOR_MAPPED_ADDRESS, bytes(size))])
+    return message[:4], message[HEADER_SIZE:-size]
+
+
+_MAPPED_HEADS = {4 + size: _mapped_heads(4 + size) for size in _FAMILIES.values()}
 
 
 def parse_request_untrusted(datagram: bytes) -> Message:

@@ -32,6 +32,7 @@ from stun.messages import (
     TransportAddress,
     encode,
     encode_address,
+    encode_mapped,
     encode_xor_address,
     is_plain_tailscale_request,
     parse_request_untrusted,
@@ -143,7 +144,7 @@ class Responder:
             and local not in self._pairs
             and source.port not in REFUSED_PORTS
         ):
-            return Reply(_mapped(datagram[4:HEADER_SIZE], source), local, source.port)
+            return Reply(encode_mapped(source, datagram[4:HEADER_SIZE]), local, source.port)
         try:
             request = parse_request_untrusted(datagram)
         except MalformedMessage:
@@ -230,12 +231,6 @@ def _error(request: Message, not_understood: list[int]) -> bytes:
             (Attribute.UNKNOWN_ATTRIBUTES, b"".join(kind.to_bytes(2, "big") for kind in kinds)),
         ],
     )
-
-
-def _mapped(identifier: bytes, source: TransportAddress) -> bytes:
-    """The answer to nearly every request."""
-    mapped = encode_xor_address(source, identifier)
-    return encode(MessageType.BINDING_SUCCESS, identifier, [(Attribute.XOR_MAPPED_ADDRESS, mapped)])
 
 
 def _success(

@@ -21,7 +21,9 @@ from stun.messages import (
     encode,
     encode_address,
     encode_binding_request,
+    encode_mapped,
     encode_xor_address,
+    is_plain_tailscale_request,
     looks_like_stun,
     parse_request_untrusted,
     parse_response_untrusted,
@@ -216,3 +218,24 @@ def test_telling_stun_from_what_shares_the_socket() -> None:
     assert not looks_like_stun(bytes([4, 0, 0, 0]) + COOKIE + bytes(28))
     assert not looks_like_stun("TS💬".encode() + bytes(100))
     assert not looks_like_stun(vectors.REQUEST[:19])
+
+
+@given(st.binary(min_size=12, max_size=12))
+def test_plain_request_of_tailscale(transaction_id: bytes) -> None:
+    request = encode_binding_request(transaction_id)
+    assert is_plain_tailscale_request(request)
+    assert not is_plain_tailscale_request(encode_binding_request(transaction_id, change_port=True))
+    for index in range(len(request)):
+        changed = bytearray(request)
+        changed[index] ^= 1
+        assert not is_plain_tailscale_request(bytes(changed))
+        assert not is_plain_tailscale_request(request[:index])
+
+
+@pytest.mark.parametrize("address", [vectors.IPV4_ADDRESS, vectors.IPV6_ADDRESS])
+def test_usual_response(address: TransportAddress) -> None:
+    identifier = COOKIE + vectors.TRANSACTION_ID
+    mapped = (Attribute.XOR_MAPPED_ADDRESS, encode_xor_address(address, identifier))
+    response = encode_mapped(address, identifier)
+    assert response == encode(MessageType.BINDING_SUCCESS, identifier, [mapped])
+    assert parse_response_untrusted(response) == BindingResponse(vectors.TRANSACTION_ID, address)
