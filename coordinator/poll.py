@@ -81,7 +81,7 @@ class MapSessions:
         self._frames: dict[tuple[int, bool], tuple[MapResponse, bytes]] = {}
         self._change = NOTHING
         self._tick: asyncio.TimerHandle | None = None
-        self._tick_s = MIN_TICK_S
+        self._delivered_at = 0.0
         self._spent_s = 0.0
         self._unsubscribe = state.subscribe(self._on_change)
 
@@ -99,10 +99,14 @@ class MapSessions:
         session: MapSession | None = None
         try:
             await self._state.connect(node_id)
-            session, frame = await self._begin(node_id, compress, reached_at)
+            async with self._building:
+                session = self._enter(node_id, reached_at)
+                frame = await self._full_frame(session.told, node_id, compress, reached_at)
             exchange.start(200, "application/json")
             await self._write(exchange, session, frame)
-            await self._follow(exchange, session, compress)
+            del frame  # large, and a poll lasts: what lives with a session has to be small
+            while await self._tell_next(exchange, session, compress):
+                pass
             exchange.finish()
         finally:
             if session is not None and self._sessions.get(node_id) is session:
@@ -114,16 +118,16 @@ class MapSessions:
         async with self._building:
             return await self._full_frame(self._state.snapshot, node_id, compress, reached_at)
 
-    async def _begin(self, node_id: NodeID, compress: bool, reached_at: str) -> tuple[MapSession, bytes]:
-        async with self._building:
-            session = MapSession(node_id, self._state.snapshot, reached_at)
-            if node_id not in session.told.nodes:
-                raise NotFound("node not found")
-            older = self._sessions.get(node_id)
-            self._sessions[node_id] = session
-            if older is not None:
-                older.replace()
-            return session, await self._full_frame(session.told, node_id, compress, reached_at)
+    def _enter(self, node_id: NodeID, reached_at: str) -> MapSession:
+        """A session that is told of changes from now on, in place of an older one of the node."""
+        session = MapSession(node_id, self._state.snapshot, reached_at)
+        if node_id not in session.told.nodes:
+            raise NotFound("node not found")
+        older = self._sessions.get(node_id)
+        self._sessions[node_id] = session
+        if older is not None:
+            older.replace()
+        return session
 
     async def _full_frame(
         self, snapshot: Snapshot, node_id: NodeID, compress: bool, reached_at: str
@@ -134,18 +138,20 @@ class MapSessions:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, codec.frame_map_response, json, compress)
 
-    async def _follow(self, exchange: Exchange, session: MapSession, compress: bool) -> None:
-        while session.node_id in session.told.nodes:
-            # Spread, so that nodes who connected together do not stay in step for ever.
-            jitter = random.uniform(0, KEEPALIVE_JITTER_S)
-            has_news = await session.wait(KEEPALIVE_S + jitter)
-            if session.replaced:
-                return
-            started = time.perf_counter()
-            frame = self._next_frame(session, compress) if has_news else _KEEPALIVE[compress]
-            if frame is not None:
-                await self._write(exchange, session, frame)
-            self._spent_s += min(time.perf_counter() - started, MAX_CHARGE_S)
+    async def _tell_next(self, exchange: Exchange, session: MapSession, compress: bool) -> bool:
+        """Tell the next change, or keep the poll alive; whether it goes on."""
+        if session.node_id not in session.told.nodes:
+            return False
+        # Spread, so that nodes who connected together do not stay in step for ever.
+        has_news = await session.wait(KEEPALIVE_S + random.uniform(0, KEEPALIVE_JITTER_S))
+        if session.replaced:
+            return False
+        started = time.perf_counter()
+        frame = self._next_frame(session, compress) if has_news else _KEEPALIVE[compress]
+        if frame is not None:
+            await self._write(exchange, session, frame)
+        self._spent_s += min(time.perf_counter() - started, MAX_CHARGE_S)
+        return True
 
     def _next_frame(self, session: MapSession, compress: bool) -> bytes | None:
         """The message that brings the session up to its target; None when it would say nothing."""
@@ -175,14 +181,19 @@ class MapSessions:
     def _on_change(self, _snapshot: Snapshot, change: Change) -> None:
         self._change = self._change.merge(change)
         if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(self._tick_s, self._deliver)
+            self._tick = asyncio.get_running_loop().call_later(MIN_TICK_S, self._deliver)
 
     def _deliver(self) -> None:
+        loop = asyncio.get_running_loop()
+        # What the last round cost decides how soon after it the next one may come.
+        due = self._delivered_at + min(MAX_TICK_S, self._spent_s / DELIVERY_SHARE)
+        if loop.time() < due:
+            self._tick = loop.call_at(due, self._deliver)
+            return
         self._tick = None
-        change, self._change = self._change, NOTHING
-        # What the last round cost decides how soon the next one may come.
-        self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, self._spent_s / DELIVERY_SHARE))
+        self._delivered_at = loop.time()
         self._spent_s = 0.0
+        change, self._change = self._change, NOTHING
         self._frames.clear()
         snapshot = self._state.snapshot
         for session in self._sessions.values():
