@@ -48,8 +48,7 @@ class Mapper:
         `reached_at` is the URL at which it reached us.
         """
         viewer = snapshot.nodes[viewer_id]
-        views = self._views.of(snapshot)
-        peers = [view for peer_id in views.by_id if (view := views.seen(viewer, peer_id)) is not None]
+        peers = self._views.of(snapshot).all_seen(viewer)
         own = self_node(snapshot, viewer)
         return MapResponse(
             node=own,

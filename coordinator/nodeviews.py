@@ -75,6 +75,13 @@ class SnapshotViews:
         self.snapshot = snapshot
         self.by_id = by_id
 
+    def all_seen(self, viewer: NodeRecord) -> list[NodeView]:
+        """All peers as `viewer` sees them, by id."""
+        if self.snapshot.policy.is_uniform:
+            return [view for peer_id, view in sorted(self.by_id.items()) if peer_id != viewer.id]
+        seen = (self.seen(viewer, peer_id) for peer_id in sorted(self.by_id))
+        return [view for view in seen if view is not None]
+
     def seen(self, viewer: NodeRecord, peer_id: NodeID) -> NodeView | None:
         """The node as `viewer` sees it; None when it is not in the viewer's map."""
         view = self.by_id.get(peer_id)
@@ -90,7 +97,7 @@ class SnapshotViews:
 
 
 class NodeViews:
-    """Makes the views of snapshots, and keeps those of nodes that stay as they were."""
+    """Makes the views of snapshots: of the nodes that differ from the last one, and keeps the others."""
 
     def __init__(self) -> None:
         self._recent: list[SnapshotViews] = []
@@ -101,30 +108,51 @@ class NodeViews:
         for views in self._recent:
             if views.snapshot is snapshot:
                 return views
-        if self._recent and _domain(self._recent[0].snapshot) != _domain(snapshot):
+        if self._recent and _domain(self._recent[0].snapshot) == _domain(snapshot):
+            base = self._recent[0]
+        else:
             self._kept.clear()
-        by_id: dict[NodeID, NodeView] = {}
-        kept: dict[NodeID, tuple[_Kept, ...]] = {}
-        for node_id in sorted(snapshot.nodes):
-            kept[node_id] = entries = self._entries(snapshot, node_id)
-            view = entries[0].view
+            base = SnapshotViews(Snapshot(), {})
+        by_id = dict(base.by_id)
+        for node_id in _differing(base.snapshot, snapshot):
+            view = self._view(snapshot, node_id)
             if view is not None:
                 by_id[node_id] = view
-        self._kept = kept
+            else:
+                by_id.pop(node_id, None)
         views = SnapshotViews(snapshot, by_id)
         self._recent = [views, *self._recent[: KEPT_SNAPSHOTS - 1]]
         return views
 
-    def _entries(self, snapshot: Snapshot, node_id: NodeID) -> tuple[_Kept, ...]:
-        """What is kept of the node: first the view that holds in `snapshot`, then the one before it."""
-        record = snapshot.nodes[node_id]
+    def _view(self, snapshot: Snapshot, node_id: NodeID) -> NodeView | None:
+        """The node's view, if it has one. The one before it is kept too, for a node that goes back to it."""
+        record = snapshot.nodes.get(node_id)
+        if record is None:
+            self._kept.pop(node_id, None)
+            return None
         is_online = node_id in snapshot.online
         primary = snapshot.primaries.of(node_id)
         entries = self._kept.get(node_id, ())
         for entry in entries:
             if entry.record is record and entry.is_online == is_online and entry.primary == primary:
-                return entries if entry is entries[0] else entries[::-1]
-        return (_Kept(record, is_online, primary, _peer_view(snapshot, record)), *entries[:1])
+                self._kept[node_id] = entries if entry is entries[0] else entries[::-1]
+                return entry.view
+        entry = _Kept(record, is_online, primary, _peer_view(snapshot, record))
+        self._kept[node_id] = (entry, *entries[:1])
+        return entry.view
+
+
+def _differing(old: Snapshot, new: Snapshot) -> set[NodeID]:
+    """The nodes whose views may differ between two snapshots."""
+    differing = set(old.online ^ new.online)
+    if old.nodes is not new.nodes:
+        differing.update(
+            node_id for node_id, record in new.nodes.items() if old.nodes.get(node_id) is not record
+        )
+        differing.update(old.nodes.keys() - new.nodes.keys())
+    if old.primaries is not new.primaries:
+        differing.update(old.primaries.standing, new.primaries.standing)
+    return differing
 
 
 def _domain(snapshot: Snapshot) -> str:
