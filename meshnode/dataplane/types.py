@@ -73,7 +73,7 @@ SocketAddress: TypeAlias = tuple[str, int, int]
 
 
 class Sent(NamedTuple):
-    """What one turn of a fast path sealed for one peer; whether it also left, `Turn.unsent` says."""
+    """What a fast path sealed for one peer; whether it also left, `Turn.unsent` says."""
 
     peer: int
     packets: int
@@ -89,7 +89,7 @@ class Unsent(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What one session received from one source in one turn, counted as in `Activity`."""
+    """What one session received from one source, counted as in `Activity`."""
 
     peer: int
     session: Session
@@ -97,19 +97,24 @@ class Heard(NamedTuple):
     data_packets: int
     datagram_bytes: int
     source: SocketAddress
+    socket: int  # what the caller knows it by
 
 
 class Turn(NamedTuple):
     """What one turn of a fast path leaves to its caller (`meshnode.engine.fast_path`)."""
 
-    sent: list[Sent]
     undecided: bytes | None  # one TUN read, for a peer without a valid flow: the next read waits for it
     unsent: list[Unsent]  # in order; all that was sealed after what the socket first refused
-    heard: list[Heard]
     admitted: list[tuple[bytes, SocketAddress]]  # handshake messages that the gate let through
     cookies_wanted: list[tuple[bytes, SocketAddress]]  # those that are to be answered with a cookie reply
     other: list[tuple[bytes, SocketAddress]]  # datagrams that are neither these nor transport data
     unwritten: list[bytes]  # TUN writes, from the first that the kernel refused
-    drops: dict[DropReason, int]
-    overflow: int | None  # datagrams that the socket has lost so far, if it said so
     is_tun_gone: bool  # the interface was deleted under us
+
+
+class Moved(NamedTuple):
+    """What went through a fast path since the last look, and what did not."""
+
+    sent: list[Sent]
+    heard: list[Heard]
+    drops: dict[DropReason, int]

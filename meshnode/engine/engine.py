@@ -63,6 +63,13 @@ from meshproto.keys import DiscoPublic, NodePrivate, NodePublic
 
 __all__ = ["Engine"]
 
+SETTLE_AFTER_S: Final = 0.002
+"""What was moved is told to the device and the paths this much later: none of their timers is finer, and
+what is moved meanwhile costs nothing more."""
+
+MAIN: Final = -1
+"""The number of the main sockets for the fast path; auxiliary ones have their own."""
+
 UNDECIDED_PER_TURN: Final = 8
 """TUN reads of one turn that go through the device, so that neither direction starves the other."""
 
@@ -98,7 +105,9 @@ class Engine:
         self._loop = loop
         self._aux = AuxSockets(udp, loop, self._on_udp_readable)
         self._wire = Wire(udp, self._aux)
-        self._fast_path = FastPath(tun.fileno(), device.sessions, device.allowed_ips)
+        self._tunnel = device.gate, device.mtu, device.max_unit, tun.coalescing
+        self._fast_path = FastPath(tun.fileno(), device.sessions, device.allowed_ips, *self._tunnel)
+        self._settling: asyncio.TimerHandle | None = None
         self._flows: dict[int, Destination] = {}
         """What the fast path knows, by the number that the device gives a peer."""
         self._sources: dict[SocketAddress, AddrPort] = {}
@@ -166,9 +175,10 @@ class Engine:
             for sock in self._writers:
                 self._loop.remove_writer(sock.fileno())
             self._writers.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for handle in (self._timer, self._settling):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._settling = None
         self._aux.close()
         self._udp.close()
         self._tun.close()
@@ -212,7 +222,7 @@ class Engine:
             # It has restarted, and its session with it: waiting for our own timers would cost 15 s.
             if known.get(peer, disco_key) != disco_key and self.device.stats(peer).has_session:
                 self.device.initiate(peer, now)
-        self._forget_flows()
+        self._forget_flows(now)
         self._finish_turn(now)
 
     def initiate(self, peer: NodePublic) -> None:
@@ -226,7 +236,7 @@ class Engine:
         """For whoever calls `paths` from outside: gives the time, and sends what came of it afterwards."""
         now = monotonic()
         yield now
-        self._forget_flows()
+        self._forget_flows(now)
         self._finish_turn(now)
 
     # --- a turn ---
@@ -240,30 +250,71 @@ class Engine:
 
     def _turn(self, sock: UdpSocket | None, aux: int | None) -> None:
         now = monotonic()
-        device = self.device
-        device.begin_turn(now)
+        if self._timer is not None and now >= self._timer_due:
+            self.device.begin_turn(now)
+        raw = sock.raw if sock is not None else None
+        turn = self._fast_path.turn(raw, MAIN if aux is None else aux, self._is_reading_tun, now)
+        if turn is None:
+            if self._settling is None:
+                self._settling = self._loop.call_later(SETTLE_AFTER_S, self._on_settle)
+            return
+        self._look_at(turn, aux, now)
         for _ in range(UNDECIDED_PER_TURN):
-            turn = self._fast_path.turn(
-                sock.raw if sock is not None else None,
-                self._is_reading_tun and not self._wire.blocked,
-                device.gate,
-                device.mtu,
-                device.max_unit,
-                device.coalescing,
-                now,
-            )
-            if sock is not None:
-                self._settle_received(turn, sock, aux, now)
-                sock = None
-            self._settle_sent(turn, now)
-            if turn.drops:
-                self._udp.drops.update(turn.drops)
-            if turn.is_tun_gone:
-                self._tun_gone()
-            if turn.undecided is None:
+            if turn is None or turn.undecided is None:
                 break
-            self._decide(memoryview(turn.undecided), now)
+            turn = self._fast_path.turn(None, MAIN, self._is_reading_tun and not self._wire.blocked, now)
+            if turn is not None:
+                self._look_at(turn, None, now)
         self._finish_turn(now)
+
+    def _on_settle(self) -> None:
+        self._settling = None
+        now = monotonic()
+        self._settle(now)
+        self._finish_turn(now)
+
+    def _settle(self, now: float) -> None:
+        """Let the device and the paths know what the fast path moved."""
+        sent, heard, drops = self._fast_path.take_moved()
+        for one in heard:
+            via = self._via(one.source, None if one.socket == MAIN else one.socket)
+            self.device.data_received(one, as_source(via), now)
+            self.received.count(via, one.datagram_bytes, one.packets)
+        is_outdated = False
+        for peer_id, packets, size in sent:
+            destination = self._flows[peer_id]
+            self._wire.sent.count(destination, size, packets)
+            peer = self.device.data_sealed(peer_id, size, now)
+            if peer is not None:
+                destinations = self.paths.destinations(peer, Kind.DATA, now)
+                is_outdated |= len(destinations) != 1 or destinations[0] != destination
+        if is_outdated:
+            self._flows.clear()
+            self._fast_path.clear_flows()
+        if drops:
+            self._udp.drops.update(drops)
+
+    def _look_at(self, turn: Turn, aux: int | None, now: float) -> None:
+        """What the fast path left to us."""
+        for peer_id, datagrams, stride in turn.unsent:
+            self._wire.deliver(memoryview(datagrams), stride, self._flows[peer_id])
+        self._settle(now)
+        if turn.unsent:
+            self._forget_flows(now)
+        for unit in turn.unwritten:
+            self._write(memoryview(unit))
+        for message, sender in turn.admitted:
+            self.device.handshake_admitted(message, as_source(self._via(sender, aux)), now)
+        for message, sender in turn.cookies_wanted:
+            self.device.cookie_wanted(message, as_source(self._via(sender, aux)), now)
+        for datagram, sender in turn.other:
+            via = self._via(sender, aux)
+            if not self.device.receive_other(datagram, as_source(via), now):
+                self._receive_other(datagram, via, now)
+        if turn.undecided is not None:
+            self._decide(memoryview(turn.undecided), now)
+        if turn.is_tun_gone:
+            self._tun_gone()
 
     def _decide(self, read: memoryview, now: float) -> None:
         """Send one TUN read through the device, and tell the fast path how, if that holds for a while."""
@@ -292,44 +343,12 @@ class Engine:
                 self._fast_path.set_flow(flow.peer_id, flow.session, sock.raw, to, until)
                 self._flows[flow.peer_id] = destination
 
-    def _forget_flows(self) -> None:
+    def _forget_flows(self, now: float) -> None:
         """Something may have changed that they were decided by."""
         if self._flows:
+            self._settle(now)
             self._flows.clear()
             self._fast_path.clear_flows()
-
-    def _settle_sent(self, turn: Turn, now: float) -> None:
-        is_outdated = False
-        for peer_id, packets, size in turn.sent:
-            destination = self._flows[peer_id]
-            self._wire.sent.count(destination, size, packets)
-            peer = self.device.data_sealed(peer_id, size, now)
-            if peer is not None:
-                destinations = self.paths.destinations(peer, Kind.DATA, now)
-                is_outdated |= len(destinations) != 1 or destinations[0] != destination
-        for peer_id, datagrams, stride in turn.unsent:
-            self._wire.deliver(memoryview(datagrams), stride, self._flows[peer_id])
-        if is_outdated or turn.unsent:
-            self._forget_flows()
-
-    def _settle_received(self, turn: Turn, sock: UdpSocket, aux: int | None, now: float) -> None:
-        device = self.device
-        for heard in turn.heard:
-            via = self._via(heard.source, aux)
-            device.data_received(heard, as_source(via), now)
-            self.received.count(via, heard.datagram_bytes, heard.packets)
-        for unit in turn.unwritten:
-            self._write(memoryview(unit))
-        for message, sender in turn.admitted:
-            device.handshake_admitted(message, as_source(self._via(sender, aux)), now)
-        for message, sender in turn.cookies_wanted:
-            device.cookie_wanted(message, as_source(self._via(sender, aux)), now)
-        for datagram, sender in turn.other:
-            via = self._via(sender, aux)
-            if not device.receive_other(datagram, as_source(via), now):
-                self._receive_other(datagram, via, now)
-        if turn.overflow is not None:
-            sock.receive_overflow = turn.overflow
 
     def _via(self, sender: SocketAddress, aux: int | None) -> Path:
         address = self._sources.get(sender)
@@ -368,12 +387,12 @@ class Engine:
         protocol = classify(datagram)
         if protocol is Protocol.DISCO:
             self.paths.receive_udp(datagram, via, now)
-            self._forget_flows()
+            self._forget_flows(now)
         elif protocol is Protocol.STUN and isinstance(via, AddrPort):
             self.on_stun(datagram, via)
         elif protocol is Protocol.GENEVE_DISCO and isinstance(via, AddrPort):
             self.paths.receive_geneve(datagram, via, now)
-            self._forget_flows()
+            self._forget_flows(now)
         elif protocol is Protocol.GENEVE_WIREGUARD and isinstance(via, AddrPort):
             header = geneve.read_header(datagram)
             assert header is not None
@@ -387,7 +406,7 @@ class Engine:
         now = monotonic()
         if classify_relayed(packet) is Protocol.DISCO:
             self.paths.receive_derp(packet, source, region_id, now)
-            self._forget_flows()
+            self._forget_flows(now)
         elif len(packet) <= len(self._opened_buffer):
             via = DerpDestination(region_id, source)
             self._count_unknown(self._open(memoryview(packet), len(packet), via, now))
@@ -405,12 +424,12 @@ class Engine:
             for address in list(wire.unreachable):
                 paths.send_failed(address, now)
             wire.unreachable.clear()
-            self._forget_flows()
+            self._forget_flows(now)
         device_due, paths_due = device.next_timeout(), paths.next_timeout()
         is_device_due = device_due is not None and device_due <= now
         are_paths_due = paths_due is not None and paths_due <= now
         if is_device_due or are_paths_due or device.has_output or paths.has_output:
-            self._forget_flows()
+            self._forget_flows(now)
             if is_device_due:
                 device.handle_timeout(now)
             if are_paths_due:
@@ -420,6 +439,11 @@ class Engine:
             device_due, paths_due = device.next_timeout(), paths.next_timeout()
         if wire.blocked:
             self._watch_blocked()
+        device.prepare(now)
+        tunnel = device.gate, device.mtu, device.max_unit, device.coalescing
+        if tunnel != self._tunnel:
+            self._tunnel = tunnel
+            self._fast_path.set_tunnel(*tunnel)
         for due in (device_due, paths_due):
             if due is not None and (self._timer is None or due < self._timer_due):
                 self._arm(due)

@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meshnode import dataplane
@@ -30,6 +31,7 @@ from meshnode.dataplane import (
     DropReason,
     Gate,
     Heard,
+    Moved,
     Sent,
     Session,
     SessionSpent,
@@ -39,7 +41,6 @@ from meshnode.dataplane import (
     Unit,
     Unsent,
     Verdict,
-    count_drop,
     is_handshake,
 )
 
@@ -48,7 +49,6 @@ __all__ = ["FastPath", "PureFastPath"]
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
-SO_RXQ_OVFL: Final = 40
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own operators cost more than the system call
 ANCILLARY_SIZE: Final = 128
 
@@ -59,6 +59,9 @@ MAX_RECEIVES: Final = 256
 MAX_MESSAGES: Final = 64
 """Datagrams that one turn leaves to its caller."""
 
+MAX_MOVED: Final = 64
+"""Peers, and sources of theirs, that one `Moved` is about."""
+
 FLUSH_AT: Final = 32 * 1024
 """Bytes from which on waiting for more to send is not worth it."""
 
@@ -67,7 +70,6 @@ OUT_SIZE: Final = SEAL_BUFFER_SIZE + 2 * FLUSH_AT
 TUN_GONE: Final = (errno.EBADFD, errno.EBADF, errno.ENODEV)
 
 _U16: Final = struct.Struct("=H")
-_U32: Final = struct.Struct("=I")
 _I32: Final = struct.Struct("=i")
 
 _REFUSALS: Final = {
@@ -85,17 +87,76 @@ class _Flow(NamedTuple):
     until: float
 
 
+class _Turn:
+    """A `Turn` while it is made."""
+
+    def __init__(self) -> None:
+        self.undecided: bytes | None = None
+        self.unsent: list[Unsent] = []
+        self.admitted: list[tuple[bytes, SocketAddress]] = []
+        self.cookies_wanted: list[tuple[bytes, SocketAddress]] = []
+        self.other: list[tuple[bytes, SocketAddress]] = []
+        self.unwritten: list[bytes] = []
+        self.is_tun_gone = False
+        self.is_news = False
+        """What was moved is something that the caller should know soon."""
+
+    @property
+    def messages(self) -> int:
+        """Datagrams for the caller."""
+        return len(self.admitted) + len(self.cookies_wanted) + len(self.other)
+
+    def outcome(self) -> Turn | None:
+        """None when there is nothing for the caller."""
+        if not (
+            self.undecided is not None
+            or self.unsent
+            or self.messages
+            or self.unwritten
+            or self.is_tun_gone
+            or self.is_news
+        ):
+            return None
+        return Turn(
+            self.undecided,
+            self.unsent,
+            self.admitted,
+            self.cookies_wanted,
+            self.other,
+            self.unwritten,
+            self.is_tun_gone,
+        )
+
+
 class PureFastPath:
     """Moves packets between sockets and a tunnel device, as far as it was told where they go."""
 
-    def __init__(self, tun: int, sessions: SessionTable, allowed_ips: AllowedIPs) -> None:
-        """`tun` is the descriptor of a non-blocking tunnel device. Raises ValueError when it is none."""
+    def __init__(
+        self,
+        tun: int,
+        sessions: SessionTable,
+        allowed_ips: AllowedIPs,
+        gate: Gate,
+        mtu: int,
+        max_unit: int,
+        coalescing: Coalescing,
+    ) -> None:
+        """`tun` is the descriptor of a non-blocking tunnel device; the rest as in `set_tunnel`.
+
+        Raises ValueError when it is none.
+        """
         if tun < 0:
             raise ValueError("not a file descriptor")
         self._tun = tun
         self._sessions = sessions
         self._allowed_ips = allowed_ips
+        self.set_tunnel(gate, mtu, max_unit, coalescing)
         self._flows: dict[int, _Flow] = {}
+        self._known: set[int] = set()
+        """Peers that the caller has heard of since the flows were cleared."""
+        self._sent: dict[int, Sent] = {}
+        self._heard: dict[tuple[Session, SocketAddress, int], Heard] = {}
+        self._drops: Counter[DropReason] = Counter()
         self._read = memoryview(bytearray(TUN_BUFFER_SIZE))
         self._out = memoryview(bytearray(OUT_SIZE))
         self._received = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
@@ -105,6 +166,16 @@ class PureFastPath:
         self._start = 0
         self._stride = 0
         self._peer = NO_PEER
+
+    def set_tunnel(self, gate: Gate, mtu: int, max_unit: int, coalescing: Coalescing) -> None:
+        """Who judges handshake messages, and what holds for the whole tunnel.
+
+        That is the MTU beyond which nothing is padded, the greatest send, and what the tunnel takes merged.
+        """
+        self._gate = gate
+        self._mtu = mtu
+        self._max_unit = max_unit
+        self._coalescing = coalescing
 
     def set_flow(
         self, peer: int, session: Session, sock: socket.socket, to: SocketAddress, until: float
@@ -125,33 +196,38 @@ class PureFastPath:
     def clear_flows(self) -> None:
         """Ask about every peer again."""
         self._flows.clear()
+        self._known.clear()
 
-    def turn(
-        self,
-        sock: socket.socket | None,
-        reads_tun: bool,
-        gate: Gate,
-        mtu: int,
-        max_unit: int,
-        coalescing: Coalescing,
-        now: float,
-    ) -> Turn:
+    def turn(self, sock: socket.socket | None, number: int, reads_tun: bool, now: float) -> Turn | None:
         """Receive from `sock` if it is given, then send what the tunnel has if `reads_tun`.
 
-        In this order: what the host answers to a packet lies in the tunnel as soon as that is written.
+        `number` is what the caller knows the socket by, for `Heard.socket`.
+
+        In this order: what the host answers to a packet lies in the tunnel as soon as that is written. None
+        when that left nothing to do but `take_moved`, some time.
         """
-        turn = Turn([], None, [], [], [], [], [], [], {}, None, False)
+        turn = _Turn()
         if sock is not None:
-            turn = self._receive(sock, gate, coalescing, now, turn)
+            self._receive(sock, number, now, turn)
         if reads_tun:
-            turn = self._forward(mtu, max_unit, now, turn)
-        return turn
+            self._forward(now, turn)
+        if len(self._sent) + len(self._heard) > MAX_MOVED:
+            turn.is_news = True
+        return turn.outcome()
+
+    def take_moved(self) -> Moved:
+        """What was moved since the last call, and what went no further."""
+        moved = Moved(list(self._sent.values()), list(self._heard.values()), dict(self._drops))
+        self._known.update(heard.peer for heard in moved.heard)
+        self._sent.clear()
+        self._heard.clear()
+        self._drops.clear()
+        return moved
 
     # --- from the tunnel ---
 
-    def _forward(self, mtu: int, max_unit: int, now: float, turn: Turn) -> Turn:
+    def _forward(self, now: float, turn: _Turn) -> None:
         self._used = self._start = 0
-        sealed: dict[int, tuple[int, int]] = {}
         moved = 0
         for _ in range(MAX_READS):
             try:
@@ -159,31 +235,21 @@ class PureFastPath:
             except BlockingIOError:
                 break
             except OSError as error:
-                turn = turn._replace(is_tun_gone=error.errno in TUN_GONE)
+                turn.is_tun_gone = error.errno in TUN_GONE
                 break
             moved += length
-            if not self._forward_one(self._read[:length], mtu, max_unit, now, sealed, turn):
-                turn = turn._replace(undecided=bytes(self._read[:length]))
+            if not self._forward_one(self._read[:length], now, turn):
+                turn.undecided = bytes(self._read[:length])
                 break
             if moved >= MAX_BYTES or turn.unsent:
                 break
         self._send_run(turn)
-        turn.sent.extend(Sent(peer, *counts) for peer, counts in sealed.items())
-        return turn
 
-    def _forward_one(
-        self,
-        read: memoryview,
-        mtu: int,
-        max_unit: int,
-        now: float,
-        sealed: dict[int, tuple[int, int]],
-        turn: Turn,
-    ) -> bool:
+    def _forward_one(self, read: memoryview, now: float, turn: _Turn) -> bool:
         """Seal one TUN read. False when the caller has to decide about it."""
         peer = dataplane.route(self._allowed_ips, read)
         if peer == NO_PEER:
-            count_drop(turn.drops, DropReason.NO_PEER_FOR_DESTINATION)
+            self._drops[DropReason.NO_PEER_FOR_DESTINATION] += 1
             return True
         flow = self._flows.get(peer)
         if flow is None or now >= flow.until:
@@ -194,19 +260,22 @@ class PureFastPath:
                 return False
             self._used = self._start = 0
         try:
-            units = dataplane.seal_superpacket(flow.session, read, self._out[self._used :], mtu, max_unit)
+            units = dataplane.seal_superpacket(
+                flow.session, read, self._out[self._used :], self._mtu, self._max_unit
+            )
         except SessionSpent:
             return False
         if not units:
-            count_drop(turn.drops, DropReason.MALFORMED_OUTBOUND_PACKET)
+            self._drops[DropReason.MALFORMED_OUTBOUND_PACKET] += 1
             return True
         size = units[-1].offset + units[-1].length
-        packets, total = sealed.get(peer, (0, 0))
-        sealed[peer] = (packets + -(-size // units[0].stride), total + size)
+        before = self._sent.get(peer, Sent(peer, 0, 0))
+        packets = before.packets + -(-size // units[0].stride)
+        self._sent[peer] = Sent(peer, packets, before.datagram_bytes + size)
         self._add(peer, units, turn)
         return True
 
-    def _add(self, peer: int, units: list[Unit], turn: Turn) -> None:
+    def _add(self, peer: int, units: list[Unit], turn: _Turn) -> None:
         """Take what was just sealed: it joins what lies before it, or that is sent."""
         base = self._used
         for offset, length, unit_stride in units:
@@ -228,7 +297,7 @@ class PureFastPath:
             and size + length <= min(MAX_UNIT_IPV6, MAX_UNIT_SEGMENTS * self._stride)
         )
 
-    def _send_run(self, turn: Turn) -> None:
+    def _send_run(self, turn: _Turn) -> None:
         run, stride = self._out[self._start : self._used], self._stride
         self._start = self._used
         if not run:
@@ -248,9 +317,7 @@ class PureFastPath:
 
     # --- from the network ---
 
-    def _receive(
-        self, sock: socket.socket, gate: Gate, coalescing: Coalescing, now: float, turn: Turn
-    ) -> Turn:
+    def _receive(self, sock: socket.socket, number: int, now: float, turn: _Turn) -> None:
         moved = 0
         for _ in range(MAX_RECEIVES):
             try:
@@ -261,30 +328,25 @@ class PureFastPath:
             for level, kind, value in ancillary:
                 if level == SOL_UDP and kind == UDP_GRO:
                     (stride,) = _I32.unpack_from(value)
-                elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
-                    turn = turn._replace(overflow=_U32.unpack_from(value)[0])
             if flags & MSG_TRUNC:
-                count_drop(turn.drops, DropReason.TRUNCATED_DATAGRAM)
+                self._drops[DropReason.TRUNCATED_DATAGRAM] += 1
                 continue
             moved += length
-            self._open(self._received[:length], stride, _source(address), gate, coalescing, now, turn)
-            messages = len(turn.admitted) + len(turn.cookies_wanted) + len(turn.other)
-            if moved >= MAX_BYTES or messages >= MAX_MESSAGES or turn.unwritten:
+            self._open(self._received[:length], stride, _source(address), number, now, turn)
+            if moved >= MAX_BYTES or turn.messages >= MAX_MESSAGES or turn.unwritten:
                 break
-        return turn
 
     def _open(
         self,
         datagrams: memoryview,
         stride: int,
         source: SocketAddress,
-        gate: Gate,
-        coalescing: Coalescing,
+        number: int,
         now: float,
-        turn: Turn,
+        turn: _Turn,
     ) -> None:
         opened = dataplane.open_batch(
-            self._sessions, self._allowed_ips, datagrams, stride, self._opened, coalescing
+            self._sessions, self._allowed_ips, datagrams, stride, self._opened, self._coalescing
         )
         for offset, length in opened.units:
             unit = self._opened[offset : offset + length]
@@ -296,36 +358,34 @@ class PureFastPath:
                 else:
                     continue
             turn.unwritten.append(bytes(unit))
-        for reason, count in opened.drops.items():
-            count_drop(turn.drops, reason, count)
+        self._drops.update(opened.drops)
         for peer, session, packets, data_packets, datagram_bytes, _ in opened.activity:
-            last = turn.heard[-1] if turn.heard else None
-            if last is not None and last.source == source and last.session is session:
-                turn.heard[-1] = last._replace(
-                    packets=last.packets + packets,
-                    data_packets=last.data_packets + data_packets,
-                    datagram_bytes=last.datagram_bytes + datagram_bytes,
-                )
-            else:
-                turn.heard.append(Heard(peer, session, packets, data_packets, datagram_bytes, source))
+            if peer not in self._known and peer not in self._flows:
+                turn.is_news = True
+            key = (session, source, number)
+            before = self._heard.get(key, Heard(peer, session, 0, 0, 0, source, number))
+            self._heard[key] = before._replace(
+                packets=before.packets + packets,
+                data_packets=before.data_packets + data_packets,
+                datagram_bytes=before.datagram_bytes + datagram_bytes,
+            )
         for offset, length in opened.other:
-            _sort_out(bytes(datagrams[offset : offset + length]), source, gate, now, turn)
+            self._sort_out(bytes(datagrams[offset : offset + length]), source, now, turn)
 
-
-def _sort_out(datagram: bytes, source: SocketAddress, gate: Gate, now: float, turn: Turn) -> None:
-    """What is no transport data goes to one of three lists, or nowhere."""
-    if not is_handshake(datagram):
-        turn.other.append((datagram, source))
-        return
-    host, port, _ = source
-    address = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    verdict = gate.judge(datagram, address, port, now)
-    if verdict is Verdict.ADMIT:
-        turn.admitted.append((datagram, source))
-    elif verdict is Verdict.REPLY:
-        turn.cookies_wanted.append((datagram, source))
-    else:
-        count_drop(turn.drops, _REFUSALS[verdict])
+    def _sort_out(self, datagram: bytes, source: SocketAddress, now: float, turn: _Turn) -> None:
+        """What is no transport data goes to one of three lists, or nowhere."""
+        if not is_handshake(datagram):
+            turn.other.append((datagram, source))
+            return
+        host, port, _ = source
+        address = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        verdict = self._gate.judge(datagram, address, port, now)
+        if verdict is Verdict.ADMIT:
+            turn.admitted.append((datagram, source))
+        elif verdict is Verdict.REPLY:
+            turn.cookies_wanted.append((datagram, source))
+        else:
+            self._drops[_REFUSALS[verdict]] += 1
 
 
 def _source(address: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from meshnode.dataplane import DropReason
-from meshnode.engine.udp_socket import SO_RXQ_OVFL, SendState, UdpOptions, UdpSocket
+from meshnode.engine.udp_socket import SendState, UdpOptions, UdpSocket
 from meshproto.addresses import AddrPort
 
 __all__ = ["UdpOptions", "UdpPortInUse", "UdpSockets", "UdpUnavailable"]
@@ -154,15 +154,13 @@ def _bind(family: int, port: int) -> socket.socket | None:
 
 
 def _tune(sock: socket.socket, fwmark: int) -> None:
-    """Large buffers, a count of what overflows them, and the mark: each as far as it is permitted."""
+    """Large buffers, and the mark: each as far as it is permitted."""
     for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER_SIZE)
         except OSError:
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_SIZE)
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
     _mark(sock, fwmark)
 
 

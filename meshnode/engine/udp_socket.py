@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import struct
+import sys
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ __all__ = ["Datagrams", "SendState", "UdpOptions", "UdpSocket", "from_socket_add
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
-SO_RXQ_OVFL: Final = 40
+SO_MEMINFO: Final = 55
+MEMINFO_SIZE: Final = 36
+MEMINFO_DROPS: Final = 32
+"""Nine numbers of 32 bits, the last of which are the drops: `linux/sock_diag.h`."""
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own operators cost more than the system call
 IP_MTU_DISCOVER: Final = 10
 IPV6_MTU_DISCOVER: Final = 23
@@ -40,7 +44,6 @@ SHORT_TAIL: Final = b"\x07"
 NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 
 _U16: Final = struct.Struct("=H")
-_U32: Final = struct.Struct("=I")
 _I32: Final = struct.Struct("=i")
 
 log = logging.getLogger(__name__)
@@ -97,8 +100,6 @@ class UdpSocket:
         self.gro = options.gro and _enable_gro(sock)
         self._last_address: object = None
         self._last_source = AddrPort("", 0)
-        self.receive_overflow = 0
-        """Datagrams that the kernel dropped because we did not read in time."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -121,6 +122,15 @@ class UdpSocket:
     def is_blocked(self) -> bool:
         """True while something waits: call `flush` when the socket is writable."""
         return bool(self._backlog)
+
+    @property
+    def receive_overflow(self) -> int:
+        """Datagrams that the kernel dropped because we did not read in time."""
+        try:
+            memory = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE)
+        except OSError:
+            return 0
+        return int.from_bytes(memory[MEMINFO_DROPS:MEMINFO_SIZE], sys.byteorder)
 
     # --- sending ---
 
@@ -273,8 +283,6 @@ class UdpSocket:
         for level, kind, value in ancillary:
             if level == SOL_UDP and kind == UDP_GRO:
                 (stride,) = _I32.unpack_from(value)
-            elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
-                (self.receive_overflow,) = _U32.unpack_from(value)
         if flags & MSG_TRUNC:
             self._drops[DropReason.TRUNCATED_DATAGRAM] += 1
             length = 0

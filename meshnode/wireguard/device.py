@@ -196,7 +196,7 @@ class Device:
 
     @property
     def gate(self) -> Gate:
-        """For handshake messages, after `begin_turn`. Another one after our private key changed."""
+        """For handshake messages, see `prepare`. Another one after our private key changed."""
         return self._admission.checker.gate
 
     @property
@@ -214,6 +214,9 @@ class Device:
         """
         if self._schedule and self._schedule[0][0] <= now:
             self._handle_due(now)
+
+    def prepare(self, now: float) -> None:
+        """Should be called between messages that the `gate` admitted and the next that it judges."""
         self._admission.prepare(now)
 
     def flow(self, peer: NodePublic, now: float) -> Flow | None:

@@ -5,7 +5,7 @@
 //! back too: the one place that knows what to do about an error is the caller's. The twin of
 //! `meshnode/engine/fast_path.py`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -39,8 +39,19 @@ const MAX_READS: usize = 64;
 const MAX_RECEIVES: usize = 256;
 /// Datagrams that one turn hands to Python.
 const MAX_MESSAGES: usize = 64;
+/// Peers, and sources of theirs, that one look at what was moved is about.
+const MAX_MOVED: usize = 64;
 /// Bytes of one send over IPv6 (reference §6.3): also over IPv4, which would take 20 more.
 const MAX_RUN: usize = 65473;
+
+/// A socket to receive from.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    /// Non-blocking.
+    pub fd: RawFd,
+    /// What the caller knows it by.
+    pub number: i64,
+}
 
 /// What Python decided about a peer.
 pub struct Flow {
@@ -90,6 +101,8 @@ pub struct Heard<H> {
     pub bytes: usize,
     /// Where it came from.
     pub source: SocketAddr,
+    /// What the caller knows the socket by.
+    pub socket: i64,
 }
 
 /// A datagram for Python.
@@ -123,20 +136,41 @@ pub struct Settings {
     pub coalescing: Coalescing,
 }
 
-/// The outcome of a turn, besides what went through.
-pub struct Turn<H> {
-    /// What was sealed, per flow; whether it also left, `unsent` says.
-    pub sent: Vec<Sent>,
+/// What a turn leaves to Python.
+#[derive(Default)]
+pub struct Turn {
     /// Length of the TUN read, now in [`FastPath::undecided`], that belongs to no valid flow.
     pub undecided: usize,
     /// What the socket did not take, and all after it.
     pub unsent: Vec<Run>,
-    /// What was received.
-    pub heard: Vec<Heard<H>>,
     /// What Python has to look at.
     pub messages: Vec<Message>,
     /// What the tunnel did not take, and all of the same receive after it.
     pub unwritten: Vec<Vec<u8>>,
+    /// The tunnel is gone for good.
+    pub is_tun_gone: bool,
+    /// What was moved is news, of which Python should know soon.
+    pub is_news: bool,
+}
+
+impl Turn {
+    /// Whether Python need not look at it.
+    pub fn is_plain(&self) -> bool {
+        self.undecided == 0
+            && self.unsent.is_empty()
+            && self.messages.is_empty()
+            && self.unwritten.is_empty()
+            && !self.is_tun_gone
+            && !self.is_news
+    }
+}
+
+/// What went through since Python last asked, and what did not.
+pub struct Moved<H> {
+    /// What was sealed, per peer; whether it also left, [`Turn::unsent`] says.
+    pub sent: Vec<Sent>,
+    /// What was received.
+    pub heard: Vec<Heard<H>>,
     /// Why transport data went no further.
     pub drops: Drops,
     /// Why handshake messages went no further, by verdict.
@@ -147,28 +181,18 @@ pub struct Turn<H> {
     pub malformed: u32,
     /// Receives that did not fit the buffer.
     pub truncated: u32,
-    /// See [`sys::Received`].
-    pub overflow: Option<u32>,
-    /// The tunnel is gone for good.
-    pub is_tun_gone: bool,
 }
 
-impl<H> Default for Turn<H> {
+impl<H> Default for Moved<H> {
     fn default() -> Self {
         Self {
             sent: Vec::new(),
-            undecided: 0,
-            unsent: Vec::new(),
             heard: Vec::new(),
-            messages: Vec::new(),
-            unwritten: Vec::new(),
             drops: Drops::default(),
             refused: [0; 6],
             without_peer: 0,
             malformed: 0,
             truncated: 0,
-            overflow: None,
-            is_tun_gone: false,
         }
     }
 }
@@ -177,6 +201,9 @@ impl<H> Default for Turn<H> {
 pub struct FastPath<H> {
     tun: RawFd,
     flows: HashMap<i64, Flow>,
+    /// Peers that Python has heard of since the flows were cleared.
+    known: HashSet<i64>,
+    moved: Moved<H>,
     batch: Batch<H>,
     read: Box<[u8]>,
     out: Box<[u8]>,
@@ -196,6 +223,8 @@ impl<H> FastPath<H> {
         Self {
             tun,
             flows: HashMap::new(),
+            known: HashSet::new(),
+            moved: Moved::default(),
             batch: Batch::default(),
             read: buffer(TUN_BUFFER_SIZE),
             out: buffer(OUT_SIZE),
@@ -214,10 +243,18 @@ impl<H> FastPath<H> {
     /// Ask Python about every peer again.
     pub fn clear_flows(&mut self) {
         self.flows.clear();
+        self.known.clear();
+    }
+
+    /// What was moved since the last call.
+    pub fn take_moved(&mut self) -> Moved<H> {
+        let moved = std::mem::take(&mut self.moved);
+        self.known.extend(moved.heard.iter().map(|heard| heard.entry.peer));
+        moved
     }
 
     /// The TUN read that `Turn::undecided` is about.
-    pub fn undecided(&self, turn: &Turn<H>) -> &[u8] {
+    pub fn undecided(&self, turn: &Turn) -> &[u8] {
         &self.read[..turn.undecided]
     }
 
@@ -231,25 +268,26 @@ impl<H> FastPath<H> {
     /// In this order: what the host answers to a packet lies in the tunnel as soon as that is written.
     pub fn turn(
         &mut self,
-        socket: Option<RawFd>,
+        socket: Option<Socket>,
         reads_tun: bool,
         mut tables: Tables<'_, H>,
         settings: Settings,
         now: f64,
-    ) -> Turn<H> {
+    ) -> Turn {
         let mut turn = Turn::default();
-        if let Some(fd) = socket {
-            self.receive(fd, &mut tables, settings, now, &mut turn);
+        if let Some(socket) = socket {
+            self.receive(socket, &mut tables, settings, now, &mut turn);
         }
         if reads_tun {
             self.forward(tables.allowed_ips, settings, now, &mut turn);
         }
+        turn.is_news |= self.moved.sent.len() + self.moved.heard.len() > MAX_MOVED;
         turn
     }
 
     // --- from the tunnel ---
 
-    fn forward(&mut self, allowed_ips: &AllowedIps, settings: Settings, now: f64, turn: &mut Turn<H>) {
+    fn forward(&mut self, allowed_ips: &AllowedIps, settings: Settings, now: f64, turn: &mut Turn) {
         (self.used, self.run) = (0, Run::default());
         let mut bytes = 0;
         for _ in 0..MAX_READS {
@@ -283,12 +321,12 @@ impl<H> FastPath<H> {
         allowed_ips: &AllowedIps,
         settings: Settings,
         now: f64,
-        turn: &mut Turn<H>,
+        turn: &mut Turn,
     ) -> bool {
         let read = &self.read[..length];
         let peer = read.get(HEADER_SIZE..).map_or(NO_PEER, |packet| allowed_ips.route(packet));
         if peer == NO_PEER {
-            turn.without_peer += 1;
+            self.moved.without_peer += 1;
             return true;
         }
         let Some(flow) = self.flows.get(&peer).filter(|flow| now < flow.until) else { return false };
@@ -306,22 +344,22 @@ impl<H> FastPath<H> {
         let Settings { mtu, max_unit, .. } = settings;
         match seal_superpacket(&mut session.sending(), session.remote_index, read, out, mtu, max_unit) {
             Err(_) => return false,
-            Ok(Sealed { total: 0, .. }) => turn.malformed += 1,
+            Ok(Sealed { total: 0, .. }) => self.moved.malformed += 1,
             Ok(sealed) => self.add(peer, sealed, turn),
         }
         true
     }
 
     /// Take what was just sealed: it joins what lies before it, or that is sent.
-    fn add(&mut self, peer: i64, sealed: Sealed, turn: &mut Turn<H>) {
+    fn add(&mut self, peer: i64, sealed: Sealed, turn: &mut Turn) {
         let Sealed { total, stride, unit } = sealed;
         let packets = total.div_ceil(stride);
-        match turn.sent.iter_mut().rfind(|sent| sent.peer == peer) {
+        match self.moved.sent.iter_mut().rfind(|sent| sent.peer == peer) {
             Some(sent) => {
                 sent.packets += packets;
                 sent.bytes += total;
             }
-            None => turn.sent.push(Sent { peer, packets, bytes: total }),
+            None => self.moved.sent.push(Sent { peer, packets, bytes: total }),
         }
         let base = self.used;
         for offset in (0..total).step_by(unit) {
@@ -348,8 +386,9 @@ impl<H> FastPath<H> {
             && size + length <= MAX_RUN.min(MAX_UNIT_SEGMENTS * wanted)
     }
 
-    fn send_run(&mut self, turn: &mut Turn<H>) {
-        let run = std::mem::replace(&mut self.run, Run { start: self.used, end: self.used, ..Run::default() });
+    fn send_run(&mut self, turn: &mut Turn) {
+        let run =
+            std::mem::replace(&mut self.run, Run { start: self.used, end: self.used, ..Run::default() });
         if run.start == run.end {
             return;
         }
@@ -366,22 +405,21 @@ impl<H> FastPath<H> {
 
     fn receive(
         &mut self,
-        fd: RawFd,
+        socket: Socket,
         tables: &mut Tables<'_, H>,
         settings: Settings,
         now: f64,
-        turn: &mut Turn<H>,
+        turn: &mut Turn,
     ) {
         let mut bytes = 0;
         for _ in 0..MAX_RECEIVES {
-            let Some(received) = sys::receive(fd, &mut self.received) else { break };
-            turn.overflow = received.overflow.or(turn.overflow);
+            let Some(received) = sys::receive(socket.fd, &mut self.received) else { break };
             if received.is_truncated {
-                turn.truncated += 1;
+                self.moved.truncated += 1;
                 continue;
             }
             bytes += received.length;
-            self.open(received.length, received.stride, received.source, tables, settings, now, turn);
+            self.open(&received, socket.number, tables, settings, now, turn);
             if bytes >= MAX_BYTES || turn.messages.len() >= MAX_MESSAGES || !turn.unwritten.is_empty() {
                 break;
             }
@@ -392,20 +430,20 @@ impl<H> FastPath<H> {
     #[allow(clippy::too_many_arguments)]
     fn open(
         &mut self,
-        length: usize,
-        stride: usize,
-        source: SocketAddr,
+        received: &sys::Received,
+        socket: i64,
         tables: &mut Tables<'_, H>,
         settings: Settings,
         now: f64,
-        turn: &mut Turn<H>,
+        turn: &mut Turn,
     ) {
-        let (datagrams, batch) = (&self.received[..length], &mut self.batch);
+        let (datagrams, batch) = (&self.received[..received.length], &mut self.batch);
+        let source = received.source;
         batch.open(
             tables.sessions,
             tables.allowed_ips,
             datagrams,
-            Some(stride),
+            Some(received.stride),
             &mut self.opened,
             settings.coalescing,
         );
@@ -415,22 +453,26 @@ impl<H> FastPath<H> {
                 turn.unwritten.push(unit.to_vec());
             }
         }
-        turn.drops.add(&batch.drops);
+        self.moved.drops.add(&batch.drops);
         for receiver in batch.receivers.iter().filter(|receiver| receiver.packets > 0) {
             let entry = &receiver.entry;
-            match turn.heard.last_mut().filter(|heard| heard.source == source && Arc::ptr_eq(&heard.entry, entry))
-            {
+            turn.is_news |= !self.known.contains(&entry.peer) && !self.flows.contains_key(&entry.peer);
+            let same = |heard: &&mut Heard<H>| {
+                heard.source == source && heard.socket == socket && Arc::ptr_eq(&heard.entry, entry)
+            };
+            match self.moved.heard.iter_mut().rev().find(same) {
                 Some(heard) => {
                     heard.packets += receiver.packets;
                     heard.data_packets += receiver.data_packets;
                     heard.bytes += receiver.datagram_bytes;
                 }
-                None => turn.heard.push(Heard {
+                None => self.moved.heard.push(Heard {
                     entry: Arc::clone(entry),
                     packets: receiver.packets,
                     data_packets: receiver.data_packets,
                     bytes: receiver.datagram_bytes,
                     source,
+                    socket,
                 }),
             }
         }
@@ -441,7 +483,7 @@ impl<H> FastPath<H> {
                 None | Some(Verdict::Admit | Verdict::Reply) => {
                     turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
                 }
-                Some(refusal) => turn.refused[refusal as usize] += 1,
+                Some(refusal) => self.moved.refused[refusal as usize] += 1,
             }
         }
     }

@@ -9,8 +9,8 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, sendto,
 };
 
-/// Room for the two control messages that a receive can bring, with their headers.
-const ANCILLARY_SIZE: usize = 128;
+/// Room for the one control message that a receive brings, with its header.
+const ANCILLARY_SIZE: usize = 64;
 
 /// One receive.
 pub struct Received {
@@ -22,8 +22,6 @@ pub struct Received {
     pub source: SocketAddr,
     /// More came than there was room for.
     pub is_truncated: bool,
-    /// How many datagrams the socket has lost so far, where it says so.
-    pub overflow: Option<u32>,
 }
 
 /// The descriptor for the time of one call.
@@ -50,22 +48,16 @@ pub fn write(fd: RawFd, unit: &[u8]) -> Result<(), Errno> {
 pub fn receive(fd: RawFd, buffer: &mut [u8]) -> Option<Received> {
     let mut ancillary = [0; ANCILLARY_SIZE];
     let mut parts = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut ancillary), MsgFlags::empty()).ok()?;
+    let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut ancillary), MsgFlags::empty()).ok()?;
     let mut received = Received {
         length: message.bytes,
         stride: message.bytes,
         source: message.address.as_ref().and_then(address)?,
         is_truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
-        overflow: None,
     };
     for item in message.cmsgs().into_iter().flatten() {
-        match item {
-            ControlMessageOwned::UdpGroSegments(stride) => {
-                received.stride = usize::try_from(stride).unwrap_or(0);
-            }
-            ControlMessageOwned::RxqOvfl(count) => received.overflow = Some(count),
-            _ => {}
+        if let ControlMessageOwned::UdpGroSegments(stride) = item {
+            received.stride = usize::try_from(stride).unwrap_or(0);
         }
     }
     Some(received)

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::fast_path::{self, Flow, Message, Settings, Tables, Turn};
+use crate::fast_path::{self, Flow, Message, Moved, Settings, Socket, Tables, Turn};
 use crate::gate::Verdict;
 use crate::python::gate::Gate;
 use crate::python::session::Session;
@@ -25,6 +25,7 @@ pub struct FastPath {
     inner: Mutex<fast_path::FastPath<Py<Session>>>,
     sessions: Py<SessionTable>,
     allowed_ips: Py<AllowedIPs>,
+    tunnel: Mutex<(Py<Gate>, Settings)>,
 }
 
 impl FastPath {
@@ -43,11 +44,37 @@ fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<RawFd> {
 
 #[pymethods]
 impl FastPath {
-    /// Between sockets and the tunnel device `tun`, both non-blocking.
+    /// Between sockets and the tunnel device `tun`, both non-blocking. The rest as in `set_tunnel`.
     #[new]
-    fn new(tun: RawFd, sessions: Py<SessionTable>, allowed_ips: Py<AllowedIPs>) -> PyResult<Self> {
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        tun: RawFd,
+        sessions: Py<SessionTable>,
+        allowed_ips: Py<AllowedIPs>,
+        gate: Py<Gate>,
+        mtu: usize,
+        max_unit: usize,
+        coalescing: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
         let inner = Mutex::new(fast_path::FastPath::new(descriptor(tun)?));
-        Ok(Self { inner, sessions, allowed_ips })
+        let settings = Settings { mtu, max_unit, coalescing: Types::get(py)?.coalescing(coalescing)? };
+        Ok(Self { inner, sessions, allowed_ips, tunnel: Mutex::new((gate, settings)) })
+    }
+
+    /// Who judges handshake messages; the MTU beyond which nothing is padded; the greatest send; what the tunnel
+    /// takes merged.
+    fn set_tunnel(
+        &self,
+        py: Python<'_>,
+        gate: Py<Gate>,
+        mtu: usize,
+        max_unit: usize,
+        coalescing: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let settings = Settings { mtu, max_unit, coalescing: Types::get(py)?.coalescing(coalescing)? };
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = (gate, settings);
+        Ok(())
     }
 
     /// What goes to `peer` is sealed with `session` and leaves from `sock` to (host, port, scope) until then.
@@ -79,28 +106,39 @@ impl FastPath {
     }
 
     /// Receive from `sock` if it is given, then send what the tunnel has if `reads_tun`.
-    #[allow(clippy::too_many_arguments)]
+    ///
+    /// `number` is what the caller knows the socket by, for `Heard.socket`. None when that left nothing to do but `take_moved`, some time.
     fn turn<'py>(
         &self,
         py: Python<'py>,
         sock: Option<&Bound<'py, PyAny>>,
+        number: i64,
         reads_tun: bool,
-        gate: &Bound<'py, Gate>,
-        mtu: usize,
-        max_unit: usize,
-        coalescing: &Bound<'py, PyAny>,
         now: f64,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let types = Types::get(py)?;
-        let socket = sock.map(fileno).transpose()?;
-        let settings = Settings { mtu, max_unit, coalescing: types.coalescing(coalescing)? };
-        let (sessions, allowed_ips, gate) = (self.sessions.get(), self.allowed_ips.get(), gate.get());
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let socket = sock.map(fileno).transpose()?.map(|fd| Socket { fd, number });
+        let (sessions, allowed_ips) = (self.sessions.get(), self.allowed_ips.get());
+        let (gate, settings) = {
+            let tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+            (tunnel.0.clone_ref(py), tunnel.1)
+        };
+        let gate = gate.get();
         let turn = py.detach(|| {
             let (allowed_ips, gate) = (&allowed_ips.read(), &mut gate.lock());
             let tables = Tables { sessions: &sessions.0, allowed_ips, gate };
             self.lock().turn(socket, reads_tun, tables, settings, now)
         });
-        outcome(py, types, &self.lock(), &turn)
+        if turn.is_plain() {
+            return Ok(None);
+        }
+        let outcome = outcome(py, Types::get(py)?, &self.lock(), &turn)?;
+        Ok(Some(outcome))
+    }
+
+    /// What was moved since the last call, and what went no further.
+    fn take_moved<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let moved = self.lock().take_moved();
+        moved_of(py, Types::get(py)?, &moved)
     }
 }
 
@@ -109,23 +147,12 @@ fn outcome<'py>(
     py: Python<'py>,
     types: &Types,
     inner: &fast_path::FastPath<Py<Session>>,
-    turn: &Turn<Py<Session>>,
+    turn: &Turn,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let sent = PyList::empty(py);
-    for one in &turn.sent {
-        sent.append(types.sent(py, (one.peer, one.packets, one.bytes))?)?;
-    }
     let undecided = (turn.undecided > 0).then(|| PyBytes::new(py, inner.undecided(turn)));
     let unsent = PyList::empty(py);
     for run in &turn.unsent {
         unsent.append(types.unsent(py, (run.peer, PyBytes::new(py, inner.unsent(run)), run.stride))?)?;
-    }
-    let heard = PyList::empty(py);
-    for one in &turn.heard {
-        let session = one.entry.handle.bind(py).clone().into_any();
-        let from = source(py, one.source)?;
-        let fields = (one.entry.peer, session, one.packets, one.data_packets, one.bytes, from);
-        heard.append(types.heard(py, fields)?)?;
     }
     let (admitted, wanted, other) = (PyList::empty(py), PyList::empty(py), PyList::empty(py));
     for Message { verdict, bytes, source: from } in &turn.messages {
@@ -137,33 +164,36 @@ fn outcome<'py>(
         list.append((PyBytes::new(py, bytes), source(py, *from)?))?;
     }
     let unwritten = PyList::new(py, turn.unwritten.iter().map(|unit| PyBytes::new(py, unit)))?;
-    let drops = types.drop_counts(py, &turn.drops)?;
-    for (verdict, count) in turn.refused.iter().enumerate().filter(|(_, count)| **count > 0) {
+    types.turn(py, (undecided, unsent, admitted, wanted, other, unwritten, turn.is_tun_gone))
+}
+
+/// `Moved`.
+fn moved_of<'py>(py: Python<'py>, types: &Types, moved: &Moved<Py<Session>>) -> PyResult<Bound<'py, PyAny>> {
+    let sent = PyList::empty(py);
+    for one in &moved.sent {
+        sent.append(types.sent(py, (one.peer, one.packets, one.bytes))?)?;
+    }
+    let heard = PyList::empty(py);
+    for one in &moved.heard {
+        let session = one.entry.handle.bind(py).clone().into_any();
+        let from = source(py, one.source)?;
+        let fields = (one.entry.peer, session, one.packets, one.data_packets, one.bytes, from, one.socket);
+        heard.append(types.heard(py, fields)?)?;
+    }
+    let drops = types.drop_counts(py, &moved.drops)?;
+    for (verdict, count) in moved.refused.iter().enumerate().filter(|(_, count)| **count > 0) {
         drops.set_item(types.refusal(py, verdict), count)?;
     }
     for (count, reason) in [
-        (turn.without_peer, "NO_PEER_FOR_DESTINATION"),
-        (turn.malformed, "MALFORMED_OUTBOUND_PACKET"),
-        (turn.truncated, "TRUNCATED_DATAGRAM"),
+        (moved.without_peer, "NO_PEER_FOR_DESTINATION"),
+        (moved.malformed, "MALFORMED_OUTBOUND_PACKET"),
+        (moved.truncated, "TRUNCATED_DATAGRAM"),
     ] {
         if count > 0 {
             drops.set_item(types.reason(py, reason)?, count)?;
         }
     }
-    let fields = [
-        sent.into_any(),
-        undecided.into_pyobject(py)?.into_any(),
-        unsent.into_any(),
-        heard.into_any(),
-        admitted.into_any(),
-        wanted.into_any(),
-        other.into_any(),
-        unwritten.into_any(),
-        drops.into_any(),
-        turn.overflow.into_pyobject(py)?,
-        turn.is_tun_gone.into_pyobject(py)?.to_owned().into_any(),
-    ];
-    types.turn(py, PyTuple::new(py, fields)?)
+    types.moved(py, (sent, heard, drops))
 }
 
 /// (host, port, scope).

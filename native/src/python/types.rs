@@ -20,6 +20,7 @@ pub struct Types {
     unsent: Py<PyType>,
     heard: Py<PyType>,
     turn: Py<PyType>,
+    moved: Py<PyType>,
     session_spent: Py<PyType>,
     malformed: Py<PyType>,
     coalescing: [(Py<PyAny>, Coalescing); 4],
@@ -30,7 +31,8 @@ pub struct Types {
 }
 
 /// The names of verdicts in Python, by number: those that refuse are reasons too.
-const VERDICTS: [&str; 6] = ["ADMIT", "REPLY", "INVALID_LENGTH", "INVALID_MAC1", "UNDER_LOAD", "RATE_LIMITED"];
+const VERDICTS: [&str; 6] =
+    ["ADMIT", "REPLY", "INVALID_LENGTH", "INVALID_MAC1", "UNDER_LOAD", "RATE_LIMITED"];
 
 impl Types {
     /// They are imported when first needed: by then the package that imports this module is complete.
@@ -75,6 +77,7 @@ impl Types {
             unsent: class(types, "Unsent")?,
             heard: class(types, "Heard")?,
             turn: class(types, "Turn")?,
+            moved: class(types, "Moved")?,
             session_spent: class("meshnode.dataplane.sessions", "SessionSpent")?,
             malformed: class("meshnode.dataplane.segmentation", "MalformedSuperpacket")?,
             coalescing: [
@@ -184,14 +187,25 @@ impl Types {
     pub fn heard<'py>(
         &self,
         py: Python<'py>,
-        fields: (i64, Bound<'py, PyAny>, usize, usize, usize, Bound<'py, PyTuple>),
+        fields: (i64, Bound<'py, PyAny>, usize, usize, usize, Bound<'py, PyTuple>, i64),
     ) -> PyResult<Bound<'py, PyAny>> {
         self.named_tuple(&self.heard, py, fields)
     }
 
     /// `Turn`.
-    pub fn turn<'py>(&self, py: Python<'py>, fields: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn turn<'py, F>(&self, py: Python<'py>, fields: F) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: IntoPyObject<'py, Target = PyTuple>,
+    {
         self.named_tuple(&self.turn, py, fields)
+    }
+
+    /// `Moved`.
+    pub fn moved<'py, F>(&self, py: Python<'py>, fields: F) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: IntoPyObject<'py, Target = PyTuple>,
+    {
+        self.named_tuple(&self.moved, py, fields)
     }
 
     /// Which packets may be merged.
