@@ -9,8 +9,8 @@ BIN := .venv/bin
 CHECKED := meshproto stun derp meshnode coordinator tests bench setup.py
 # Tests that a contributor wants now: make test TESTS=tests/meshproto
 TESTS ?=
-# Half of the tests mostly wait for something, so there is a process per core; a file's tests stay in one process.
-WORKERS ?= $(shell nproc)
+# The longest tests mostly wait for something, so there are three processes for two cores; a file stays in one.
+WORKERS ?= $(shell echo $$(((3 * $$(nproc) + 1) / 2)))
 NATIVE := native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
 export PYTHON
 
@@ -53,7 +53,7 @@ lint: setup
 
 test: lint
 	@tools/native.sh test
-	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: setup
 	@$(BIN)/python -m bench $(if $(JSON),--json) $(if $(QUICK),--quick) $(ARGS)

@@ -67,6 +67,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             lacking(reason)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those with programs in networks come first: they wait for seconds, which others fill, and none is left
+    to be waited for when all others are done."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(marker) for marker in PROGRAMS))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

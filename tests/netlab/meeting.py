@@ -14,6 +14,7 @@ from typing import Any
 from tests.netlab.nat import Filtering, Mapping
 from tests.netlab.natmesh import Member
 from tests.netlab.networks import Kind
+from tests.netlab.processes import Process
 from tests.netlab.router import Egress
 from tests.netlab.sites import IPv6, Site
 
@@ -28,6 +29,8 @@ PING_INTERVAL = 0.1
 IN_FLIGHT = 0.5
 # Seconds between two looks at a node's paths: how exactly times to direct are known.
 LOOK_INTERVAL = 0.02
+# How long an answer may be overtaken by later ones before it counts as lost: busy machines take their time.
+LATE = 3.0
 # How long pings go on after both sides are direct, to see that none is lost by the change.
 AFTERWARDS = 0.6
 
@@ -140,6 +143,7 @@ def meet(left: Member, right: Member, limit: float) -> Meeting:
                 direct[side.name] = time.time()
         time.sleep(LOOK_INTERVAL)
     time.sleep(AFTERWARDS)
+    _wait_for_the_late(ping)
     pings = Pings.parse(ping.interrupt(), started=started)
     paths = [side.path_to(other) for side, other in sides]
     after = {name: max(0.0, at - pings.began) for name, at in direct.items()}
@@ -151,6 +155,16 @@ def meet(left: Member, right: Member, limit: float) -> Meeting:
         reason="" if len(direct) == 2 else reason(paths),
         wire_mtu=max(used["WireMTU"] if (used := _used(path)) else 0 for path in paths),
     )
+
+
+def _wait_for_the_late(ping: Process) -> None:
+    """Until all pings before the last answered one are answered, or are lost."""
+    deadline = time.monotonic() + LATE
+    while time.monotonic() < deadline:
+        answered = {int(sequence) for _, sequence, _ in ANSWERED.findall(ping.output())}
+        if len(answered) == max(answered, default=0):
+            return
+        time.sleep(LOOK_INTERVAL)
 
 
 def technique(paths: list[dict[str, Any]], members: list[Member]) -> str:

@@ -45,6 +45,11 @@ class Writer(threading.Thread):
                 self.refused += 1  # the coordinator was killed under it: not acknowledged
 
 
+def acknowledged(writers: list[Writer]) -> int:
+    """How many users there have to be."""
+    return sum(len(writer.users) for writer in writers)
+
+
 def test_no_acknowledged_write_is_lost_by_killing_the_coordinator(mesh: SmallMesh) -> None:
     coordinator = mesh.coordinator
     seed = random.SystemRandom().randrange(2**32)
@@ -56,7 +61,10 @@ def test_no_acknowledged_write_is_lost_by_killing_the_coordinator(mesh: SmallMes
         writer.start()
     try:
         for _ in range(KILLS):
-            time.sleep(moments.uniform(0.05, 1.5))
+            # Commands have to get through first: on a busy machine none may, from one kill to the next.
+            seen = acknowledged(writers)
+            wait_for(lambda seen=seen: acknowledged(writers) > seen, 60, what="a write")  # type: ignore[misc]
+            time.sleep(moments.uniform(0.05, 1.0))
             coordinator.kill()
             coordinator.start()
     finally:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 import socket
 import sys
-import time
 
 from meshnode.engine import UdpSockets
 from meshproto.addresses import AddrPort
 
 PORT = 7007
+ARRIVALS_PORT = 7008
 DATAGRAM = 1000
 BATCH = 20
+PATIENCE_S = 60.0
 
 
 def content(size: int) -> bytes:
@@ -25,7 +26,7 @@ def content(size: int) -> bytes:
 
 def send(address: str, size: int) -> None:
     """Connect and send; returns when the other side has read everything."""
-    with socket.create_connection((address, PORT), timeout=30) as stream:
+    with socket.create_connection((address, PORT), timeout=PATIENCE_S) as stream:
         stream.sendall(content(size))
         stream.shutdown(socket.SHUT_WR)
         stream.recv(1)
@@ -37,16 +38,19 @@ def receive(address: str, size: int) -> None:
         print("listening", flush=True)
         stream, _ = server.accept()
         with stream:
-            stream.settimeout(30)
+            stream.settimeout(PATIENCE_S)
             compare(b"".join(iter(lambda: stream.recv(1 << 20), b"")), size)
 
 
 def send_batches(address: str, size: int) -> None:
-    """Slowly, since nothing is repeated."""
+    """Each batch when the one before has arrived, since nothing is repeated and the receiver may be slow."""
     data, udp = memoryview(content(size)), UdpSockets.open()
-    for start in range(0, size, BATCH * DATAGRAM):
-        udp.send(data[start : start + BATCH * DATAGRAM], DATAGRAM, AddrPort(address, PORT))
-        time.sleep(0.01)
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as arrivals:
+        arrivals.bind(("", ARRIVALS_PORT))
+        arrivals.settimeout(PATIENCE_S)
+        for start in range(0, size, BATCH * DATAGRAM):
+            udp.send(data[start : start + BATCH * DATAGRAM], DATAGRAM, AddrPort(address, PORT))
+            arrivals.recv(1)
     assert not udp.drops
 
 
@@ -54,9 +58,25 @@ def receive_batches(address: str, size: int) -> None:
     """Exit with an error unless the right datagrams come in the right order."""
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as sock:
         sock.bind((address, PORT))
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_S)
         print("listening", flush=True)
-        compare(b"".join(sock.recv(2 * DATAGRAM) for _ in range(0, size, DATAGRAM)), size)
+        compare(
+            b"".join(
+                receive_batch(sock, min(BATCH * DATAGRAM, size - start))
+                for start in range(0, size, BATCH * DATAGRAM)
+            ),
+            size,
+        )
+
+
+def receive_batch(sock: socket.socket, size: int) -> bytes:
+    """The datagrams of one batch of `size` bytes; its sender is told."""
+    received = b""
+    while len(received) < size:
+        datagram, source = sock.recvfrom(2 * DATAGRAM)
+        received += datagram
+    sock.sendto(b"", (source[0], ARRIVALS_PORT))
+    return received
 
 
 def family_of(address: str) -> socket.AddressFamily:
