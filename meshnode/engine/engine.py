@@ -22,17 +22,14 @@ from typing import Final
 
 from meshnode.dataplane import (
     RECEIVE_BUFFER_SIZE,
-    SEAL_BUFFER_SIZE,
     Coalescing,
     DropReason,
-    SocketAddress,
     Turn,
 )
 from meshnode.dataplane_document import Offloads
 from meshnode.disco import geneve
 from meshnode.disco.demux import Protocol, classify, classify_relayed
 from meshnode.disco.destinations import (
-    AuxPath,
     DerpDestination,
     Destination,
     Path,
@@ -44,16 +41,15 @@ from meshnode.disco.destinations import (
 from meshnode.disco.events import Event as PathEvent
 from meshnode.disco.events import PathChanged, PeerInfo, SocketsReleased
 from meshnode.disco.manager import Manager
-from meshnode.engine.fast_path import FastPath
+from meshnode.engine.flows import Flows
 from meshnode.engine.tun import Tun
 from meshnode.engine.udp import UdpSockets
-from meshnode.engine.udp_socket import UdpSocket, from_socket_address, to_socket_address
+from meshnode.engine.udp_socket import UdpSocket
 from meshnode.engine.wire import AuxSockets, PathCounts, RelaySend, Wire
 from meshnode.wireguard import (
     Device,
     Event,
     HandshakeTimedOut,
-    Kind,
     Outgoing,
     PeerConfig,
     PeerHeardFrom,
@@ -67,14 +63,8 @@ SETTLE_AFTER_S: Final = 0.002
 """What was moved is told to the device and the paths this much later: none of their timers is finer, and
 what is moved meanwhile costs nothing more."""
 
-MAIN: Final = -1
-"""The number of the main sockets for the fast path; auxiliary ones have their own."""
-
 UNDECIDED_PER_TURN: Final = 8
 """TUN reads of one turn that go through the device, so that neither direction starves the other."""
-
-MAX_SOURCES: Final = 4096
-"""Senders whose address is remembered in the form that the rest of the program has."""
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +80,6 @@ class Engine:
     ) -> None:
         self.device = device
         self.paths = paths
-        self.received = PathCounts()
-        """Receives that held packets for the tunnel."""
         self.on_stun: Callable[[bytes, AddrPort], None] = lambda datagram, source: None
         """Called with each STUN message that came to the main sockets."""
         self.on_path_event: Callable[[PathEvent], None] = lambda event: None
@@ -105,13 +93,9 @@ class Engine:
         self._loop = loop
         self._aux = AuxSockets(udp, loop, self._on_udp_readable)
         self._wire = Wire(udp, self._aux)
-        self._tunnel = device.gate, device.mtu, device.max_unit, tun.coalescing
-        self._fast_path = FastPath(tun.fileno(), device.sessions, device.allowed_ips, *self._tunnel)
+        device.coalescing = tun.coalescing
+        self._flows = Flows(device, paths, self._wire, tun.fileno())
         self._settling: asyncio.TimerHandle | None = None
-        self._flows: dict[int, Destination] = {}
-        """What the fast path knows, by the number that the device gives a peer."""
-        self._sources: dict[SocketAddress, AddrPort] = {}
-        self._sealed_buffer = memoryview(bytearray(SEAL_BUFFER_SIZE))
         self._opened_buffer = memoryview(bytearray(RECEIVE_BUFFER_SIZE))
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -120,7 +104,6 @@ class Engine:
         self._has_tun = True
         self._writers: set[UdpSocket] = set()
         self._disco_keys: dict[NodePublic, DiscoPublic | None] = {}
-        device.coalescing = tun.coalescing
 
     @property
     def local_port(self) -> int:
@@ -184,6 +167,11 @@ class Engine:
         self._tun.close()
 
     @property
+    def received(self) -> PathCounts:
+        """Authentic WireGuard transport data, by path."""
+        return self._flows.received
+
+    @property
     def sent(self) -> PathCounts:
         """WireGuard datagrams that left, by path."""
         return self._wire.sent
@@ -222,7 +210,7 @@ class Engine:
             # It has restarted, and its session with it: waiting for our own timers would cost 15 s.
             if known.get(peer, disco_key) != disco_key and self.device.stats(peer).has_session:
                 self.device.initiate(peer, now)
-        self._forget_flows(now)
+        self._flows.forget(now)
         self._finish_turn(now)
 
     def initiate(self, peer: NodePublic) -> None:
@@ -236,7 +224,7 @@ class Engine:
         """For whoever calls `paths` from outside: gives the time, and sends what came of it afterwards."""
         now = monotonic()
         yield now
-        self._forget_flows(now)
+        self._flows.forget(now)
         self._finish_turn(now)
 
     # --- a turn ---
@@ -252,8 +240,7 @@ class Engine:
         now = monotonic()
         if self._timer is not None and now >= self._timer_due:
             self.device.begin_turn(now)
-        raw = sock.raw if sock is not None else None
-        turn = self._fast_path.turn(raw, MAIN if aux is None else aux, self._is_reading_tun, now)
+        turn = self._flows.turn(sock, aux, self._is_reading_tun, now)
         if turn is None:
             if self._settling is None:
                 self._settling = self._loop.call_later(SETTLE_AFTER_S, self._on_settle)
@@ -262,7 +249,7 @@ class Engine:
         for _ in range(UNDECIDED_PER_TURN):
             if turn is None or turn.undecided is None:
                 break
-            turn = self._fast_path.turn(None, MAIN, self._is_reading_tun and not self._wire.blocked, now)
+            turn = self._flows.turn(None, None, self._is_reading_tun and not self._wire.blocked, now)
             if turn is not None:
                 self._look_at(turn, None, now)
         self._finish_turn(now)
@@ -270,93 +257,29 @@ class Engine:
     def _on_settle(self) -> None:
         self._settling = None
         now = monotonic()
-        self._settle(now)
+        self._flows.settle(now)
         self._finish_turn(now)
-
-    def _settle(self, now: float) -> None:
-        """Let the device and the paths know what the fast path moved."""
-        sent, heard, drops = self._fast_path.take_moved()
-        for one in heard:
-            via = self._via(one.source, None if one.socket == MAIN else one.socket)
-            self.device.data_received(one, as_source(via), now)
-            self.received.count(via, one.datagram_bytes, one.packets)
-        is_outdated = False
-        for peer_id, packets, size in sent:
-            destination = self._flows[peer_id]
-            self._wire.sent.count(destination, size, packets)
-            peer = self.device.data_sealed(peer_id, size, now)
-            if peer is not None:
-                destinations = self.paths.destinations(peer, Kind.DATA, now)
-                is_outdated |= len(destinations) != 1 or destinations[0] != destination
-        if is_outdated:
-            self._flows.clear()
-            self._fast_path.clear_flows()
-        if drops:
-            self._udp.drops.update(drops)
 
     def _look_at(self, turn: Turn, aux: int | None, now: float) -> None:
         """What the fast path left to us."""
-        for peer_id, datagrams, stride in turn.unsent:
-            self._wire.deliver(memoryview(datagrams), stride, self._flows[peer_id])
-        self._settle(now)
+        flows, device = self._flows, self.device
         if turn.unsent:
-            self._forget_flows(now)
+            flows.resend(turn.unsent, now)
+        flows.settle(now)
         for unit in turn.unwritten:
             self._write(memoryview(unit))
         for message, sender in turn.admitted:
-            self.device.handshake_admitted(message, as_source(self._via(sender, aux)), now)
+            device.handshake_admitted(message, as_source(flows.via(sender, aux)), now)
         for message, sender in turn.cookies_wanted:
-            self.device.cookie_wanted(message, as_source(self._via(sender, aux)), now)
+            device.cookie_wanted(message, as_source(flows.via(sender, aux)), now)
         for datagram, sender in turn.other:
-            via = self._via(sender, aux)
-            if not self.device.receive_other(datagram, as_source(via), now):
+            via = flows.via(sender, aux)
+            if not device.receive_other(datagram, as_source(via), now):
                 self._receive_other(datagram, via, now)
         if turn.undecided is not None:
-            self._decide(memoryview(turn.undecided), now)
+            flows.decide(memoryview(turn.undecided), now)
         if turn.is_tun_gone:
             self._tun_gone()
-
-    def _decide(self, read: memoryview, now: float) -> None:
-        """Send one TUN read through the device, and tell the fast path how, if that holds for a while."""
-        sealed = self.device.encapsulate(read, self._sealed_buffer, now)
-        if sealed is None:
-            return
-        destinations = self.paths.destinations(sealed.peer, Kind.DATA, now)
-        if not destinations:
-            self._udp.drops[DropReason.NO_DESTINATION] += sum(-(-unit[1] // unit[2]) for unit in sealed.units)
-        for offset, length, stride in sealed.units:
-            for destination in destinations:
-                self._wire.send(self._sealed_buffer[offset : offset + length], stride, destination)
-        if len(destinations) == 1 and not self._wire.blocked:
-            self._set_flow(sealed.peer, destinations[0], now)
-
-    def _set_flow(self, peer: NodePublic, destination: Destination, now: float) -> None:
-        way = self._wire.socket_for(destination)
-        flow = self.device.flow(peer, now)
-        if way is None or flow is None:
-            return
-        until = min(flow.until, self.paths.holds_until(peer))
-        if until > now:
-            sock, address = way
-            to = to_socket_address(address)
-            if to is not None:
-                self._fast_path.set_flow(flow.peer_id, flow.session, sock.raw, to, until)
-                self._flows[flow.peer_id] = destination
-
-    def _forget_flows(self, now: float) -> None:
-        """Something may have changed that they were decided by."""
-        if self._flows:
-            self._settle(now)
-            self._flows.clear()
-            self._fast_path.clear_flows()
-
-    def _via(self, sender: SocketAddress, aux: int | None) -> Path:
-        address = self._sources.get(sender)
-        if address is None:
-            if len(self._sources) >= MAX_SOURCES:
-                self._sources.clear()
-            address = self._sources[sender] = from_socket_address(sender)
-        return address if aux is None else AuxPath(address, aux)
 
     def _tun_gone(self) -> None:
         log.error("the interface %s was deleted", self._tun.name)
@@ -374,7 +297,7 @@ class Engine:
         for start, size in units:
             self._write(opened[start : start + size])
         if units:
-            self.received.count(via, len(datagrams), -(-len(datagrams) // stride))
+            self._flows.received.count(via, len(datagrams), -(-len(datagrams) // stride))
         return other
 
     def _write(self, unit: memoryview) -> None:
@@ -387,12 +310,12 @@ class Engine:
         protocol = classify(datagram)
         if protocol is Protocol.DISCO:
             self.paths.receive_udp(datagram, via, now)
-            self._forget_flows(now)
+            self._flows.forget(now)
         elif protocol is Protocol.STUN and isinstance(via, AddrPort):
             self.on_stun(datagram, via)
         elif protocol is Protocol.GENEVE_DISCO and isinstance(via, AddrPort):
             self.paths.receive_geneve(datagram, via, now)
-            self._forget_flows(now)
+            self._flows.forget(now)
         elif protocol is Protocol.GENEVE_WIREGUARD and isinstance(via, AddrPort):
             header = geneve.read_header(datagram)
             assert header is not None
@@ -406,7 +329,7 @@ class Engine:
         now = monotonic()
         if classify_relayed(packet) is Protocol.DISCO:
             self.paths.receive_derp(packet, source, region_id, now)
-            self._forget_flows(now)
+            self._flows.forget(now)
         elif len(packet) <= len(self._opened_buffer):
             via = DerpDestination(region_id, source)
             self._count_unknown(self._open(memoryview(packet), len(packet), via, now))
@@ -424,12 +347,12 @@ class Engine:
             for address in list(wire.unreachable):
                 paths.send_failed(address, now)
             wire.unreachable.clear()
-            self._forget_flows(now)
+            self._flows.forget(now)
         device_due, paths_due = device.next_timeout(), paths.next_timeout()
         is_device_due = device_due is not None and device_due <= now
         are_paths_due = paths_due is not None and paths_due <= now
         if is_device_due or are_paths_due or device.has_output or paths.has_output:
-            self._forget_flows(now)
+            self._flows.forget(now)
             if is_device_due:
                 device.handle_timeout(now)
             if are_paths_due:
@@ -439,11 +362,7 @@ class Engine:
             device_due, paths_due = device.next_timeout(), paths.next_timeout()
         if wire.blocked:
             self._watch_blocked()
-        device.prepare(now)
-        tunnel = device.gate, device.mtu, device.max_unit, device.coalescing
-        if tunnel != self._tunnel:
-            self._tunnel = tunnel
-            self._fast_path.set_tunnel(*tunnel)
+        self._flows.refresh(now)
         for due in (device_due, paths_due):
             if due is not None and (self._timer is None or due < self._timer_due):
                 self._arm(due)
