@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -46,8 +47,15 @@ def run_daemon(config: DaemonConfig) -> None:
     _set_up_logging(config.verbose)
     _check_privileges()
     _allow_many_sockets()
+    _spare_the_collector()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config))
+
+
+def _spare_the_collector() -> None:
+    """Modules and classes stay for good: a look at all of them in search of garbage would hold up packets."""
+    gc.collect()
+    gc.freeze()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
