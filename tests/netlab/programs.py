@@ -34,6 +34,10 @@ database:
   sqlite:
     path: {directory}/db.sqlite
 unix_socket: {directory}/coordinator.sock
+{more}
+"""
+
+NETWORK = """\
 prefixes:
   v4: 100.64.0.0/10
   v6: fd7a:115c:a1e0::/48
@@ -41,8 +45,12 @@ dns:
   magic_dns: false
   base_domain: mesh.example
   override_local_dns: false
-{more}
 """
+
+
+def configuration(directory: Path, *, url: str, listen: str, more: str) -> str:
+    """That of a coordinator which keeps all its files in `directory`."""
+    return CONFIGURATION.format(directory=directory, url=url, listen=listen, more=more)
 
 
 class Coordinator:
@@ -58,10 +66,8 @@ class Coordinator:
         self.directory = host.directory / "coordinator"
         self.directory.mkdir(mode=0o700)
         self.config = self.directory / "config.yaml"
-        text = CONFIGURATION.format(
-            url=self.url, listen=f"0.0.0.0:{port}", directory=self.directory, more=more
-        )
-        self.config.write_text(text)
+        listen, more = f"0.0.0.0:{port}", NETWORK + more
+        self.config.write_text(configuration(self.directory, url=self.url, listen=listen, more=more))
         self.process: Process | None = None
 
     def start(self) -> None:

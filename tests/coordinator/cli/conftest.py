@@ -25,6 +25,7 @@ from meshnode.control.client import ControlClient
 from meshnode.control.server_url import ServerURL
 from meshproto.keys import MachinePrivate, NodePrivate
 from meshproto.messages import Hostinfo, MapRequest, RegisterAuth, RegisterRequest
+from tests.netlab.programs import configuration
 
 Result = TypeVar("Result")
 
@@ -140,7 +141,9 @@ class Server:
         self.config = directory / "config.yaml"
         self.port = free_port()
         self.server_url = f"http://127.0.0.1:{self.port}"
-        self.config.write_text(configuration(directory, self.port))
+        listen = f"127.0.0.1:{self.port}"
+        text = configuration(directory, url=f"http://{listen}", listen=listen, more=FREE_STUN_PORTS)
+        self.config.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
         self.machines = Machines(self.server_url)
 
@@ -199,18 +202,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configuration(directory: Path, port: int) -> str:
-    return f"""\
-server_url: http://127.0.0.1:{port}
-listen_addr: 127.0.0.1:{port}
-metrics_listen_addr: ""
-noise:
-  private_key_path: {directory}/noise_private.key
-database:
-  type: sqlite
-  sqlite:
-    path: {directory}/db.sqlite
-unix_socket: {directory}/coordinator.sock
+FREE_STUN_PORTS = """\
 derp:
   server:
     stun_listen_addr: 127.0.0.1:0
