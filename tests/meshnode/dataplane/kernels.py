@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshnode.dataplane import allowed_ips, checksum, coalescing, reference, replay, sessions
+from meshnode.dataplane import allowed_ips, checksum, coalescing, gate, reference, replay, sessions
 from meshnode.dataplane.segmentation import Superpacket
 from meshnode.dataplane.types import Coalescing, Opened, Unit
 
@@ -31,6 +31,7 @@ class Kernel:
     AllowedIPs: Any
     ReplayWindow: Any
     Coalescer: Any
+    Gate: Any
     route: Callable[[Any, memoryview], int]
     seal_packet: Callable[[Any, bytes, int], bytes]
     seal_superpacket: Callable[[Any, memoryview, memoryview, int, int], list[Unit]]
@@ -67,6 +68,7 @@ PURE = Kernel(
     allowed_ips.AllowedIPs,
     replay.ReplayWindow,
     coalescing.Coalescer,
+    gate.Gate,
     reference.route,
     reference.seal_packet,
     reference.seal_superpacket,
@@ -84,6 +86,7 @@ NATIVE = _native and Kernel(
     _native.AllowedIPs,
     _native.ReplayWindow,
     _native.Coalescer,
+    _native.Gate,
     _native.route,
     _native.seal_packet,
     _native.seal_superpacket,

@@ -72,3 +72,22 @@ class RingReplayWindow:
             return False
         self.ring[word & 127] |= 1 << (counter & 63)
         return True
+
+
+class SlowRateLimiter:
+    """Every allowed message, for ever; a bucket is worked out from the times of its source."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self.times: dict[bytes, list[float]] = {}
+
+    def allow(self, address: bytes, now: float) -> bool:
+        times = self.times.setdefault(address[:8] if len(address) == 16 else address, [])
+        tokens, counted = self.burst, float("-inf")
+        for when in times:
+            tokens, counted = min(self.burst, tokens + (when - counted) * self.rate) - 1.0, when
+        allowed = min(self.burst, tokens + (now - counted) * self.rate) >= 1.0
+        if allowed:
+            times.append(now)
+        return allowed

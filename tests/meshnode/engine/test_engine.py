@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
+import ctypes
 import ipaddress
 import os
+import socket
+import subprocess
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -15,11 +18,12 @@ import uvloop
 
 from meshnode.dataplane import DropReason
 from meshnode.disco.events import DiscoDrop
-from meshnode.engine import Engine, Tun, TunGone, UdpOptions, UdpSockets
+from meshnode.engine import Engine, Tun, UdpOptions, UdpSockets
 from meshnode.wireguard import Device, Event, HandshakeCompleted, PeerConfig
 from meshproto.addresses import AddrPort
 from meshproto.keys import NodePrivate
 from stun.messages import encode_binding_request
+from tests.lacking import lacking
 from tests.meshnode.dataplane.kernels import cut
 from tests.meshnode.dataplane.packets import ACK, PSH, V6, parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_batch import bulk
@@ -27,6 +31,7 @@ from tests.meshnode.engine.fakes import FakeTunDevice
 from tests.meshnode.engine.plain import plain_paths, plain_peers
 
 ALL_ON = UdpOptions()
+CLONE_NEWNET = 0x40000000
 PREFIXES = ("10.0.0.1/32", "fd00::1/128"), ("10.0.0.2/32", "fd00::2/128")
 
 
@@ -170,31 +175,66 @@ def test_what_is_not_wireguards_goes_elsewhere(loop: Callable[[], asyncio.Abstra
     with_two_engines(loop, test)
 
 
+def in_a_slow_network(test: Callable[[], None]) -> None:
+    """Run `test` where the loopback interface sends 20 Mbit/s, so that sockets become full."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            slow_network()
+            test()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)  # with it, its network namespace goes
+    thread.start()
+    thread.join()
+    for error in errors:
+        raise error
+
+
+def slow_network() -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        lacking(f"a network namespace: {os.strerror(ctypes.get_errno())}")
+    for command in ("ip link set lo up", "tc qdisc add dev lo root tbf rate 20mbit burst 64kb limit 16mb"):
+        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            lacking(f"{command}: {done.stderr}")
+
+
 @LOOPS
+@pytest.mark.parametrize(
+    "options", [UdpOptions(), UdpOptions(gso=False), UdpOptions(avoid_equal_tail=True)], ids=lambda _: ""
+)
 def test_a_full_socket_stops_the_tunnel_until_it_is_writable(
-    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+    loop: Callable[[], asyncio.AbstractEventLoop], options: UdpOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On the fast path, and where every packet goes through the device."""
+
     async def test(left: End, right: End) -> None:
         left.kernel.give(bytes(10) + udp_packet(b"first"))
         await written(right, 1)
-        sock = left.udp.sockets[0]
-        sends = 0
-        send = sock._send_now
+        pauses = 0
+        pause = left.engine._pause_tun
 
-        def full(data: memoryview, stride: int, destination: AddrPort) -> int:
-            nonlocal sends
-            sends += 1
-            return 0 if sends < 4 else send(data, stride, destination)
+        def paused() -> None:
+            nonlocal pauses
+            pauses += 1
+            pause()
 
-        monkeypatch.setattr(sock, "_send_now", full)
-        inner = [tcp_packet(bytes([k]) * 1000, sequence=k * 1000, flags=ACK | PSH) for k in range(100)]
-        for packet in inner:
-            left.kernel.give(bytes(10) + packet)
-        assert [parse(packet) for packet in await written(right, 100)] == [parse(packet) for packet in inner]
-        assert sends > 4
+        monkeypatch.setattr(left.engine, "_pause_tun", paused)
+        left.udp.sockets[0].raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        payload = [bytes([k]) * 1000 for k in range(200)]
+        for k, part in enumerate(payload):
+            left.kernel.give(bytes(10) + tcp_packet(part, sequence=k * 1000, flags=ACK | PSH))
+        packets = [parse(packet) for packet in await written(right, len(payload))]
+        assert [packet.payload for packet in packets] == payload
+        assert [packet.sequence for packet in packets] == list(range(0, 200_000, 1000))
+        assert pauses
+        assert not left.udp.sockets[0].is_blocked
         assert not left.engine.drops
 
-    with_two_engines(loop, test)
+    in_a_slow_network(lambda: with_two_engines(loop, test, options))
 
 
 @LOOPS
@@ -226,19 +266,22 @@ def test_a_removed_peer(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with_two_engines(loop, test)
 
 
+def replace_tunnel(end: End, descriptor: int) -> None:
+    """Let the tunnel's descriptor be another file."""
+    end.engine._pause_tun()
+    os.dup2(descriptor, end.kernel.device.fd)
+    end.engine._resume_tun()
+
+
 @LOOPS
-def test_a_deleted_interface_ends_reading_only(
-    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_interface_ends_reading_only(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test(left: End, right: End) -> None:
         gone: list[bool] = []
         left.engine.on_tun_gone = lambda: gone.append(True)
-
-        def read(buffer: memoryview) -> int:
-            raise TunGone("the interface was deleted")
-
-        monkeypatch.setattr(left.engine._tun, "read_into", read)
-        left.kernel.give(bytes(10) + udp_packet(b"lost"))
+        reading, writing = os.pipe2(os.O_NONBLOCK)
+        os.close(reading)
+        replace_tunnel(left, writing)  # readable, because of an error, and then EBADF
+        os.close(writing)
         await until(lambda: gone)
         left.engine.initiate(right.key.public)
         await until(lambda: any(isinstance(event, HandshakeCompleted) for event in left.events))
@@ -248,22 +291,75 @@ def test_a_deleted_interface_ends_reading_only(
 
 
 @LOOPS
-def test_a_tunnel_that_takes_nothing_is_counted(
-    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tunnel_that_takes_nothing_is_counted(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def test(left: End, right: End) -> None:
-        write = os.write
-        monkeypatch.setattr(
-            os, "write", lambda fd, data: fail() if fd == right.kernel.device.fd else write(fd, data)
-        )
+        reading, writing = os.pipe2(os.O_NONBLOCK)
+        replace_tunnel(right, reading)
+        os.close(reading)
         left.kernel.give(bytes(10) + udp_packet(b"lost"))
         await until(lambda: right.engine.drops)
         assert right.engine.drops == {DropReason.TUN_WRITE_FAILED: 1}
-
-    def fail() -> int:
-        raise OSError(errno.EIO, "Input/output error")
+        os.close(writing)
 
     with_two_engines(loop, test)
+
+
+@LOOPS
+def test_a_disco_message_in_the_turn_of_data(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """It makes the engine forget how it sent; what left in the same turn is accounted for all the same."""
+
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        left.kernel.give(bytes(10) + udp_packet(b"second"))
+        await written(right, 1)
+        before = dict(left.engine.sent.packets)
+        stranger = b"TS\xf0\x9f\x92\xac" + os.urandom(32 + 24 + 16)
+        here = AddrPort("127.0.0.1", left.engine.local_port)
+        right.udp.send(memoryview(stranger), len(stranger), here)
+        for number in range(3):
+            left.kernel.give(bytes(10) + udp_packet(bytes([number])))
+        left.engine._on_udp_readable(left.udp.sockets[0])
+        assert [parse(packet).payload for packet in await written(right, 3)] == [b"\0", b"\1", b"\2"]
+        assert left.engine.paths.drops == {DiscoDrop.UNKNOWN_SENDER: 1}
+        assert left.engine.sent.packets["direct_ipv4"] == before["direct_ipv4"] + 3
+        assert not left.engine.drops
+
+    with_two_engines(loop, test)
+
+
+@LOOPS
+def test_what_was_moved_is_accounted_for_soon(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(left: End, right: End) -> None:
+        for number in range(20):
+            left.kernel.give(bytes(10) + udp_packet(bytes([number])))
+            await written(right, 1)
+        await until(lambda: left.engine.sent.packets.get("direct_ipv4", 0) >= 20)
+        await until(lambda: right.engine.received.packets.get("direct_ipv4", 0) >= 20)
+        sent, received = (
+            end.engine.device.stats(other.key.public) for end, other in ((left, right), (right, left))
+        )
+        assert sent.tx_bytes >= 20 * 64
+        assert received.rx_bytes >= 20 * 64
+
+    with_two_engines(loop, test)
+
+
+def test_another_key_has_another_gate() -> None:
+    """Handshakes for the new key are let through on the fast path too."""
+
+    async def test(left: End, right: End) -> None:
+        left.kernel.give(bytes(10) + udp_packet(b"first"))
+        await written(right, 1)
+        right.key = NodePrivate.generate(os.urandom)
+        right.know(left, PREFIXES[0])
+        await asyncio.sleep(0.02)  # a new peer's first timestamp may be that of the last handshake
+        left.know(right, PREFIXES[1], "127.0.0.1")
+        left.kernel.give(bytes(10) + udp_packet(b"second"))
+        assert await written(right, 1) == [udp_packet(b"second")]
+        assert not right.engine.drops
+
+    with_two_engines(asyncio.new_event_loop, test)
 
 
 @LOOPS
