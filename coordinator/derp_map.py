@@ -205,7 +205,7 @@ def _lowered(members: object) -> dict[str, Any]:
 
 def _region_id(key: object) -> int:
     text = str(key)
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**53):
+    if not (text.isascii() and text.isdecimal() and len(text) < 17 and 0 < int(text) < 2**53):
         raise MalformedMap(f"{key!r} is no region id")
     return int(text)
 
@@ -215,5 +215,5 @@ def _scores(scores: object) -> dict[int, float]:
         raise MalformedMap("homeparams: regionscore: expected a map of numbers by region id")
     try:
         return {_region_id(key): float(value) for key, value in scores.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MalformedMap(f"homeparams: regionscore: {error}") from error

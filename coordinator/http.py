@@ -74,7 +74,7 @@ class _Listener:
     async def key(self, request: web.Request) -> web.Response:
         """The Noise public key, which clients fetch before each login."""
         text = request.query.get("v", "")
-        if not (text.isascii() and text.isdigit()):
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise web.HTTPBadRequest(text="capability version must be an integer: /key?v=<number>\n")
         if int(text) < MINIMUM_KEY_VERSION:
             return web.Response()

@@ -205,6 +205,6 @@ async def _messages(reader: MapStreamReader, response: Response) -> AsyncGenerat
 
 def retry_after(text: str, entropy: Callable[[int], bytes]) -> float:
     """Seconds to wait after a 429: what the server says up to an hour, else 5 to 10 (control protocol §6)."""
-    if text.isdecimal() and 0 < int(text) <= MAX_RETRY_AFTER_S:
+    if text.isascii() and text.isdecimal() and len(text) < 10 and 0 < int(text) <= MAX_RETRY_AFTER_S:
         return float(text)
     return 5.0 + 5.0 * int.from_bytes(entropy(2), "big") / 2**16

@@ -64,11 +64,16 @@ async def read_body(reader: asyncio.StreamReader, head: Head) -> bytes:
     try:
         if not length:
             return await _read_to_end(reader)
-        if not length.isdecimal() or int(length) > MAX_BODY_SIZE:
+        if not _is_number(length) or int(length) > MAX_BODY_SIZE:
             raise NotHTTP(f"a body of {length[:20]} bytes is more than we read")
         return await reader.readexactly(int(length))
     except asyncio.IncompleteReadError as error:
         raise NotHTTP("the body is cut short") from error
+
+
+def _is_number(text: str) -> bool:
+    """Decimal, and not so long that reading it is a question of its own: beyond 4,300 digits `int` raises."""
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> bytes:

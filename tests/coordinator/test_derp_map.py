@@ -210,6 +210,8 @@ def test_later_maps_win_and_null_takes_away() -> None:
         ("regions: {1: {nodes: [{hostname: 1}]}}", "region 1: node 1: Expected `str`, got `int`"),
         ("homeparams: {regionscore: 1}", "homeparams: regionscore: expected a map"),
         ("homeparams: {regionscore: {1: x}}", "homeparams: regionscore: could not convert"),
+        (f"homeparams: {{regionscore: {{1: {10**400}}}}}", "homeparams: regionscore: int too large"),
+        (f"regions:\n  ? '{'9' * 5000}'\n  : {{}}", f"'{'9' * 5000}' is no region id"),
     ],
 )
 def test_what_is_no_map(text: str, problem: str) -> None:

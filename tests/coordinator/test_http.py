@@ -68,7 +68,8 @@ async def test_key(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [("", 400), ("?v=", 400), ("?v=x", 400), ("?v=-1", 400), ("?v=38", 200)]
+    ("query", "status"),
+    [("", 400), ("?v=", 400), ("?v=x", 400), ("?v=-1", 400), ("?v=38", 200), (f"?v={'9' * 5000}", 400)],
 )
 async def test_key_for_odd_versions(server: Server, query: str, status: int) -> None:
     got, body, _ = await get(server, f"/key{query}")

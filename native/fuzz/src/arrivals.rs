@@ -61,12 +61,12 @@ pub struct May {
 
 /// Panics unless `units` are what `arrived`, in an order that is right.
 pub fn check(arrived: &[Vec<u8>], units: &[&[u8]], may: May) {
-    let mut progress =
-        Progress { arrived, is_out: vec![false; arrived.len()], last: HashMap::new(), count: 0 };
+    let mut progress = Progress { is_out: vec![false; arrived.len()], last: HashMap::new(), count: 0 };
+    let mergeable: Vec<_> =
+        arrived.iter().map(|packet| is_mergeable(packet).then(|| plain(packet))).collect();
     for unit in units {
         if unit[..10] == [0; 10] {
-            let exact = |packet: &[u8]| packet == &unit[10..];
-            let at = progress.take(&exact);
+            let at = progress.take(|at| arrived[at] == unit[10..]);
             progress.follow(flow(&unit[10..]), at, at);
             continue;
         }
@@ -74,8 +74,8 @@ pub fn check(arrived: &[Vec<u8>], units: &[&[u8]], may: May) {
         let packets = cut(unit).expect("a sound superpacket");
         assert!(packets.len() > 1, "one packet needs no offload");
         let found = packets.iter().map(|packet| {
-            let wanted = plain(packet);
-            progress.take(&|other: &[u8]| is_mergeable(other) && plain(other) == wanted)
+            let wanted = Some(plain(packet));
+            progress.take(|at| mergeable[at] == wanted)
         });
         let found: Vec<usize> = found.collect();
         let (first, last) = (*found.iter().min().unwrap(), *found.iter().max().unwrap());
@@ -115,18 +115,17 @@ fn check_header(unit: &[u8], may: May) {
     assert_eq!(usize::from(length), packet.len() - if start == 20 { 0 } else { 40 });
 }
 
-struct Progress<'a> {
-    arrived: &'a [Vec<u8>],
+struct Progress {
     is_out: Vec<bool>,
     /// The latest of each flow that is out; None: what shows no flow.
     last: HashMap<Option<Vec<u8>>, usize>,
     count: usize,
 }
 
-impl Progress<'_> {
+impl Progress {
     /// The first one that is it and is not out yet.
-    fn take(&mut self, is_it: &dyn Fn(&[u8]) -> bool) -> usize {
-        let found = (0..self.arrived.len()).find(|&at| !self.is_out[at] && is_it(&self.arrived[at]));
+    fn take(&mut self, is_it: impl Fn(usize) -> bool) -> usize {
+        let found = (0..self.is_out.len()).find(|&at| !self.is_out[at] && is_it(at));
         let at = found.expect("a packet that did not arrive");
         self.is_out[at] = true;
         self.count += 1;

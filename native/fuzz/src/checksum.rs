@@ -8,7 +8,7 @@ use crate::packets::slow_sum;
 /// One piece of memory.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let (start, repeats) = (input.choice(64), 1 + input.choice(40));
+    let (start, repeats) = (input.choice(64), if input.once_in(16) { 100 } else { 1 });
     let total = input.u64();
     let piece = input.bytes(usize::MAX);
     let mut all = vec![0; start];

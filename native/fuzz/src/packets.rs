@@ -14,9 +14,10 @@ pub const PSH: u8 = 0x08;
 
 /// The one's-complement sum of the words of `data` (RFC 1071), word by word.
 pub fn slow_sum(data: &[u8]) -> u16 {
-    let mut total = 0u32;
-    for pair in data.chunks(2) {
-        total += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| u32::from(low));
+    let (words, rest) = data.as_chunks::<2>();
+    let mut total: u64 = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum();
+    total += rest.first().map_or(0, |&high| u64::from(high) << 8);
+    while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
     total as u16
@@ -128,7 +129,7 @@ impl Streams {
             6 if protocol == TCP => packet[start + 14] = input.u8(), // the window
             7 if protocol == TCP => packet[start + 12] = input.u8(), // where its payload is
             8 if protocol == UDP => set_u16(packet, start + 4, input.u16().into()),
-            9 => packet[0] = input.u8(),
+            9 => packet[0] ^= input.u8() & 15, // the size of the IP header
             10 => packet[1] = input.u8(),
             11 => set_u16(packet, 4, input.u16().into()), // identification, or the length
             12 => packet[6] = input.u8(),                 // fragment, or the protocol

@@ -72,7 +72,7 @@ fn seal_one(session: &Session, packet: &[u8], mtu: usize) {
     assert_eq!(sealed.is_err(), is_spent);
     assert_eq!(session.sending().counter, before + u64::from(!is_spent));
     if sealed.is_ok() {
-        assert_opens(&out, before, packet);
+        assert_opens(&Key::new(&KEY), &out, before, packet);
     }
 }
 
@@ -95,7 +95,8 @@ fn seal(session: &Session, input: &mut Input, mtu: usize) {
     let mut out = vec![UNTOUCHED; size];
     let before = session.sending().counter;
     let count = packets.as_ref().map_or(0, Vec::len) as u64;
-    let may_number = before + count <= COUNTER_LIMIT && !is_wiped(session);
+    let fits = before.checked_add(count).is_some_and(|after| after <= COUNTER_LIMIT);
+    let may_number = fits && !is_wiped(session);
     let found = seal_superpacket(&mut session.sending(), REMOTE_INDEX, &read, &mut out, mtu, max_unit);
     let after = session.sending().counter;
     match packets {
@@ -125,19 +126,20 @@ fn assert_sealed(sealed: Sealed, out: &[u8], first: u64, packets: &[Vec<u8>], mt
     assert!((1..=MAX_UNIT_SEGMENTS).contains(&(sealed.unit / stride)));
     assert!(sealed.unit <= max_unit || sealed.unit == stride);
     assert_eq!(sealed.total.div_ceil(stride), packets.len());
+    let key = Key::new(&KEY);
     for (k, (datagram, packet)) in out[..sealed.total].chunks(stride).zip(packets).enumerate() {
         assert_eq!(datagram.len(), padded(packet.len(), mtu) + OVERHEAD);
-        assert_opens(datagram, first + k as u64, packet);
+        assert_opens(&key, datagram, first + k as u64, packet);
     }
 }
 
-fn assert_opens(datagram: &[u8], counter: u64, packet: &[u8]) {
+fn assert_opens(key: &Key, datagram: &[u8], counter: u64, packet: &[u8]) {
     assert_eq!(datagram[..4], [4, 0, 0, 0]);
     assert_eq!(datagram[4..8], REMOTE_INDEX.to_le_bytes());
     assert_eq!(datagram[8..16], counter.to_le_bytes());
     let (sealed, tag) = datagram[16..].split_last_chunk::<16>().unwrap();
     let mut opened = sealed.to_vec();
-    Key::new(&KEY).open(counter, *tag, &mut opened).expect("what was just sealed");
+    key.open(counter, *tag, &mut opened).expect("what was just sealed");
     assert_eq!(opened[..packet.len()], *packet);
     assert!(opened[packet.len()..].iter().all(|&byte| byte == 0));
 }
