@@ -4,6 +4,7 @@ use _native::coalesce::Coalescer;
 use _native::group::Coalescing;
 
 use crate::arrivals::{self, May};
+use crate::count;
 use crate::input::Input;
 use crate::packets::Streams;
 use crate::receiving::stated_length;
@@ -41,6 +42,7 @@ fn batch(input: &mut Input, coalescer: &mut Coalescer, streams: &mut Streams) {
     for packet in &packets {
         coalescer.add(&mut out, packet);
     }
+    count::add(packets.len());
     let mut units = Vec::new();
     coalescer.finish(&mut out, &mut units);
     let units: Vec<&[u8]> = units.iter().map(|&(offset, length)| &out[offset..offset + length]).collect();

@@ -6,6 +6,7 @@
 //! every run compares the whole outcome, not just that there was one.
 
 pub mod arrivals;
+pub mod count;
 pub mod input;
 pub mod packets;
 pub mod reads;
@@ -15,6 +16,7 @@ pub mod segmentation;
 pub mod allowed_ips;
 pub mod checksum;
 pub mod coalesce;
+pub mod gate;
 pub mod open_batch;
 pub mod replay;
 pub mod seal_superpacket;
@@ -28,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("allowed_ips", allowed_ips::run),
     ("checksum", checksum::run),
     ("coalesce", coalesce::run),
+    ("gate", gate::run),
     ("open_batch", open_batch::run),
     ("replay", replay::run),
     ("seal_superpacket", seal_superpacket::run),

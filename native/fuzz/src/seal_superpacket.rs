@@ -6,6 +6,7 @@ use _native::replay::COUNTER_LIMIT;
 use _native::seal::{MAX_UNIT_SEGMENTS, Sealed, seal_packet, seal_superpacket, sealed_size};
 use _native::session::{Session, SessionSpent};
 
+use crate::count;
 use crate::input::Input;
 use crate::packets::is_intact;
 use crate::reads;
@@ -84,6 +85,7 @@ fn seal(session: &Session, input: &mut Input, mtu: usize) {
     };
     let (fit, missing) = (input.choice(8), 1 + input.choice(40));
     let read = reads::read(input);
+    count::add(1);
     let packets = cut(&read);
     let sizes = packets.iter().flatten().map(|packet| padded(packet.len(), mtu) + OVERHEAD);
     let needed: usize = sizes.sum();

@@ -3,6 +3,7 @@
 
 use _native::superpacket::Superpacket;
 
+use crate::count;
 use crate::input::Input;
 use crate::reads;
 use crate::segmentation::cut;
@@ -12,6 +13,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let room = input.choice(20);
     let read = reads::read(&mut input);
+    count::add(1);
     let expected = cut(&read);
     let Ok(superpacket) = Superpacket::parse(&read) else {
         assert!(expected.is_none(), "a sound read was refused");
