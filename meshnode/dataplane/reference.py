@@ -121,7 +121,7 @@ def open_batch(
 ) -> Opened:
     """Open what one receive returned: datagrams of `stride` bytes, the last maybe shorter (reference §2.5).
 
-    Afterwards `datagrams` is good for what is in `other` only: where it is writable, the compiled twin decrypts
+    Afterwards `datagrams` is good for what is in `other` only: where it is writable, the compiled twin opens
     the rest in place, which saves a copy. `out` must be at least as long as `datagrams`, else ValueError;
     packets never outgrow their datagrams, so that is always enough. A bad datagram costs only itself and is
     counted under its reason.

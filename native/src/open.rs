@@ -40,8 +40,8 @@ pub struct Batch<H> {
     pub drops: Drops,
     indices: Vec<u32>,
     coalescer: Coalescer,
-    /// The packet that is being opened: it stays in the cache, whatever becomes of it.
-    room: Vec<u8>,
+    /// A copy of datagrams that must stay as they are.
+    copy: Vec<u8>,
 }
 
 impl<H> Default for Batch<H> {
@@ -53,21 +53,39 @@ impl<H> Default for Batch<H> {
             drops: Drops::default(),
             indices: Vec::new(),
             coalescer: Coalescer::default(),
-            room: Vec::new(),
+            copy: Vec::new(),
         }
     }
 }
 
 impl<H> Batch<H> {
-    /// Open datagrams of `stride` bytes, the last maybe shorter; a stride that is none means one datagram.
-    ///
-    /// `out` must be at least as long as `datagrams`: packets never outgrow their datagrams. A bad datagram
-    /// costs only itself and is counted under its reason.
+    /// [`Batch::open_in_place`] for datagrams that must stay as they are, at the price of a copy.
     pub fn open(
         &mut self,
         sessions: &SessionTable<H>,
         allowed_ips: &AllowedIps,
         datagrams: &[u8],
+        stride: Option<usize>,
+        out: &mut [u8],
+        coalescing: Coalescing,
+    ) {
+        let mut copy = std::mem::take(&mut self.copy);
+        copy.clear();
+        copy.extend_from_slice(datagrams);
+        self.open_in_place(sessions, allowed_ips, &mut copy, stride, out, coalescing);
+        self.copy = copy;
+    }
+
+    /// Open datagrams of `stride` bytes, the last maybe shorter; a stride that is none means one datagram.
+    ///
+    /// Transport data is decrypted where it lies, and overwritten with zeroes where its tag does not fit; what
+    /// is found to be `other` stays as it is. `out` must be at least as long as `datagrams`: packets never
+    /// outgrow their datagrams. A bad datagram costs only itself and is counted under its reason.
+    pub fn open_in_place(
+        &mut self,
+        sessions: &SessionTable<H>,
+        allowed_ips: &AllowedIps,
+        datagrams: &mut [u8],
         stride: Option<usize>,
         out: &mut [u8],
         coalescing: Coalescing,
@@ -80,9 +98,6 @@ impl<H> Batch<H> {
             _ => (total.max(1), Coalescing::default()),
         };
         self.coalescer.start(coalescing);
-        if self.room.len() < stride.min(total) {
-            self.room.resize(stride.min(total), 0);
-        }
         let table = sessions.read();
         let mut unknown = None;
         let mut offset = 0;
@@ -145,7 +160,7 @@ impl<H> Batch<H> {
         receiver: usize,
         index: u32,
         allowed_ips: &AllowedIps,
-        datagrams: &[u8],
+        datagrams: &mut [u8],
         mut offset: usize,
         stride: usize,
         out: &mut [u8],
@@ -156,19 +171,16 @@ impl<H> Batch<H> {
         let Receiving { key, replay } = &mut *guard;
         while offset < datagrams.len() {
             let stop = datagrams.len().min(offset + stride);
-            let datagram = &datagrams[offset..stop];
+            let datagram = &mut datagrams[offset..stop];
             let Kind::Data { index: found, counter } = kind_of(datagram) else { break };
             if found != index {
                 break;
             }
-            let sealed = &datagram[DATAGRAM_HEADER_SIZE..];
-            let room = &mut self.room[..datagram.len() - OVERHEAD];
-            let admitted = receiver
-                .open(key.as_ref(), replay, counter, sealed, offset, room)
-                .and_then(|()| receiver.admit(allowed_ips, room));
-            match admitted {
-                Ok(0) => {}
-                Ok(length) => self.coalescer.add(out, &room[..length]),
+            let opened =
+                receiver.open(key.as_ref(), replay, counter, &mut datagram[DATAGRAM_HEADER_SIZE..], offset);
+            match opened.and_then(|packet| receiver.admit(allowed_ips, packet)) {
+                Ok([]) => {}
+                Ok(packet) => self.coalescer.add(out, packet),
                 Err(reason) => self.drops.count(reason),
             }
             offset = stop;
@@ -178,20 +190,18 @@ impl<H> Batch<H> {
 }
 
 impl<H> Receiver<H> {
-    /// Decrypt into `packet` and check for replay.
+    /// Decrypt what precedes the tag, where it is, and check for replay.
     #[inline]
-    fn open(
+    fn open<'a>(
         &mut self,
         key: Option<&Key>,
         replay: &mut ReplayWindow,
         counter: u64,
-        sealed: &[u8],
+        sealed: &'a mut [u8],
         offset: usize,
-        packet: &mut [u8],
-    ) -> Result<(), Drop> {
+    ) -> Result<&'a [u8], Drop> {
         let key = key.ok_or(Drop::ExpiredKey)?;
-        let (sealed, tag) = sealed.split_last_chunk::<TAG_SIZE>().ok_or(Drop::TooShort)?;
-        packet.copy_from_slice(sealed);
+        let (packet, tag) = sealed.split_last_chunk_mut::<TAG_SIZE>().ok_or(Drop::TooShort)?;
         key.open(counter, *tag, packet).map_err(|_| Drop::InvalidTag)?;
         if !replay.accept(counter) {
             return Err(Drop::ReplayedCounter);
@@ -200,14 +210,14 @@ impl<H> Receiver<H> {
         self.data_packets += usize::from(!packet.is_empty());
         self.datagram_bytes += packet.len() + OVERHEAD;
         self.last_offset = offset;
-        Ok(())
+        Ok(packet)
     }
 
-    /// The length that the inner header states, 0 for a keepalive, if that and the source are right.
+    /// The packet without its padding, nothing for a keepalive, if its length and the source are right.
     #[inline]
-    fn admit(&mut self, allowed_ips: &AllowedIps, packet: &[u8]) -> Result<usize, Drop> {
+    fn admit<'a>(&mut self, allowed_ips: &AllowedIps, packet: &'a [u8]) -> Result<&'a [u8], Drop> {
         let (length, source) = match packet.first().map(|first| first >> 4) {
-            None => return Ok(0),
+            None => return Ok(packet),
             Some(4) if packet.len() >= 20 => (usize::from(u16_at(packet, 2)), &packet[12..16]),
             Some(6) if packet.len() >= 40 => (usize::from(u16_at(packet, 4)) + 40, &packet[8..24]),
             Some(_) => return Err(Drop::MalformedInnerPacket),
@@ -222,7 +232,7 @@ impl<H> Receiver<H> {
             self.source[..source.len()].copy_from_slice(source);
             self.source_size = source.len();
         }
-        Ok(length)
+        Ok(&packet[..length])
     }
 }
 

@@ -81,6 +81,7 @@ pub fn seal_superpacket<'py>(
 
 /// Open what one receive returned: datagrams of `stride` bytes, the last maybe shorter (reference §2.5).
 ///
+/// Where `datagrams` is writable, transport data in it may be overwritten; where it is read-only, it is copied.
 /// `out` must be at least as long as `datagrams` and apart from it, else ValueError; packets never outgrow
 /// their datagrams, so that is always enough. A bad datagram costs only itself and is counted under its reason.
 #[pyfunction]
@@ -98,16 +99,25 @@ pub fn open_batch<'py>(
     let coalescing = coalescing
         .map_or(Ok(crate::group::Coalescing { tcp: true, udp: false }), |flag| types.coalescing(flag))?;
     let out = out.bytes_beside(&datagrams)?;
-    let received = datagrams.bytes();
-    if out.len() < received.len() {
-        let message = format!("the output has {} bytes, the datagrams {}", out.len(), received.len());
+    let total = datagrams.bytes().len();
+    if out.len() < total {
+        let message = format!("the output has {} bytes, the datagrams {total}", out.len());
         return Err(PyValueError::new_err(message));
     }
     let stride = usize::try_from(stride).ok();
     let (sessions, allowed_ips) = (&sessions.get().0, allowed_ips.get());
     let mut batch = SPARE.take().unwrap_or_default();
-    released(py, received.len(), || {
-        batch.open(sessions, &allowed_ips.read(), received, stride, out, coalescing);
+    let mut datagrams = datagrams.into_output(); // and let go with the GIL held
+    released(py, total, || {
+        let allowed_ips = allowed_ips.read();
+        match &mut datagrams {
+            Ok(datagrams) => {
+                batch.open_in_place(sessions, &allowed_ips, datagrams.bytes(), stride, out, coalescing);
+            }
+            Err(datagrams) => {
+                batch.open(sessions, &allowed_ips, datagrams.bytes(), stride, out, coalescing);
+            }
+        }
     });
     let opened = opened(py, types, &batch);
     batch.clear();

@@ -55,6 +55,11 @@ impl Input {
         // SAFETY: see above; the buffer has that many bytes, and at least one, so its pointer is not null.
         unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast(), self.0.len_bytes()) }
     }
+
+    /// The same bytes to write as well, or still only to read, as the buffer allows.
+    pub fn into_output(self) -> Result<Output, Input> {
+        if self.0.readonly() { Err(self) } else { Ok(Output(self.0)) }
+    }
 }
 
 impl Output {

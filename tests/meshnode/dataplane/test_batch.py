@@ -282,6 +282,26 @@ def test_a_stride_that_is_none_means_one_datagram(kernel: Kernel, stride: int) -
     assert pair.open(kernel.seal_packet(pair.sender, INNER, 1280), stride)[0] == [bytes(10) + INNER]
 
 
+@pytest.mark.parametrize("buffer", [bytes, bytearray])
+def test_datagrams_may_be_opened_in_place_but_the_callers_business_stays(
+    kernel: Kernel, buffer: type[bytes] | type[bytearray]
+) -> None:
+    pair = Pair(kernel)
+    batch = [kernel.seal_packet(pair.sender, INNER, 1280) for _ in range(4)]
+    size = len(batch[0])
+    batch[1] = b"\x01" + batch[1][1:]
+    batch[2] = batch[2][:-1] + bytes([batch[2][-1] ^ 1])
+    datagrams = buffer(b"".join(batch))
+    out = bytearray(len(datagrams))
+    opened = kernel.open_batch(
+        pair.sessions, pair.allowed_ips, memoryview(datagrams), size, memoryview(out), Coalescing.NONE
+    )
+    assert [bytes(out[at : at + length]) for at, length in opened.units] == [bytes(10) + INNER] * 2
+    assert opened.drops == {DropReason.INVALID_TAG: 1}
+    assert opened.other == [(size, size)]
+    assert datagrams[size : 2 * size] == batch[1]
+
+
 def test_an_output_that_is_too_small_is_the_callers_mistake(kernel: Kernel) -> None:
     pair = Pair(kernel)
     datagram = memoryview(kernel.seal_packet(pair.sender, INNER, 1280))
