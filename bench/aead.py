@@ -3,8 +3,9 @@
 Ours is all that the batch kernel does on the way: segment, checksum, pad, number and seal; open, check and
 coalesce. `cryptography` is called once per packet with buffers that exist already. OpenSSL is its own
 benchmark, `openssl speed -evp chacha20-poly1305 -bytes 1280`, which only encrypts and ends no packet with a
-tag; with `-aead` each packet has its nonce and tag. The time is the processor's, as OpenSSL counts it, but the
-machine should be idle all the same: what else runs takes from the cache, and from a core that is half of one.
+tag; with `-aead` each packet has its nonce and tag. The time is the processor's, as OpenSSL counts it, but
+the machine should be idle all the same: what else runs takes from the cache, and from a core that is half of
+one.
 
 Each uses the same buffers all the time, so that they are in the cache: OpenSSL and `cryptography`
 those of one packet, ours those of one batch. Nothing opens twice, so a batch is sealed anew, outside the time
