@@ -17,8 +17,10 @@ const MAC_SIZE: usize = 16;
 const LINGER: f64 = 1.0;
 const IDLE: f64 = 1.0;
 const MAX_SOURCES: usize = 8192;
-/// Bytes of the keys that sources are told apart by.
-const KEY_SIZE: usize = 32;
+/// Bytes by which sources are told apart that have no IP address: a public key fills them.
+const MAX_NAME: usize = 32;
+/// The key of a source: such bytes and, as a name may be the beginning of another, how many they are.
+const KEY_SIZE: usize = MAX_NAME + 1;
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,9 +163,10 @@ impl Gate {
 
 /// An IPv6 source is its /64.
 fn key_of(address: &[u8]) -> [u8; KEY_SIZE] {
-    let told_apart = if address.len() == 16 { &address[..8] } else { &address[..address.len().min(KEY_SIZE)] };
+    let size = if address.len() == 16 { 8 } else { address.len().min(MAX_NAME) };
     let mut key = [0; KEY_SIZE];
-    key[..told_apart.len()].copy_from_slice(told_apart);
+    key[..size].copy_from_slice(&address[..size]);
+    key[MAX_NAME] = size as u8;
     key
 }
 
@@ -215,8 +218,7 @@ mod tests {
         forged[7] ^= 1;
         assert_eq!(gate.judge(&forged, &[1, 1, 1, 1], 1, 0.0), Verdict::InvalidMac1);
         assert_eq!(gate.judge(&forged[1..], &[1, 1, 1, 1], 1, 0.0), Verdict::InvalidLength);
-        let verdicts: Vec<_> =
-            (0..8).map(|_| gate.judge(&initiation(None), &[1, 1, 1, 1], 1, 0.0)).collect();
+        let verdicts: Vec<_> = (0..8).map(|_| gate.judge(&initiation(None), &[1, 1, 1, 1], 1, 0.0)).collect();
         assert_eq!(verdicts[..2], [Verdict::Admit; 2]);
         assert_eq!(verdicts[2..7], [Verdict::Reply; 5]);
         assert_eq!(verdicts[7], Verdict::UnderLoad);

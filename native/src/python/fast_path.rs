@@ -38,8 +38,9 @@ fn descriptor(fd: RawFd) -> PyResult<RawFd> {
     if fd < 0 { Err(PyValueError::new_err("not a file descriptor")) } else { Ok(fd) }
 }
 
+/// -1 when it was closed: what is tried with that fails, as anything else may.
 fn fileno(sock: &Bound<'_, PyAny>) -> PyResult<RawFd> {
-    descriptor(sock.call_method0(intern!(sock.py(), "fileno"))?.extract()?)
+    sock.call_method0(intern!(sock.py(), "fileno"))?.extract()
 }
 
 #[pymethods]
