@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop lab natlab test lint bench lock clean
+.PHONY: help setup demo demo-stop lab natlab test lint fuzz bench lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,6 +21,7 @@ help:
 	@echo 'make natlab      every pair of NATs: how they meet and how fast, as a table (root); ARGS=--help for more'
 	@echo 'make test        lint, types and every test, system and interop included (root); TESTS=path for some'
 	@echo 'make lint        ruff, mypy, rustfmt and clippy only'
+	@echo 'make fuzz        hostile bytes into kernel and parsers; RUNS=n or SECONDS=n per target, ARGS=--help for more'
 	@echo 'make bench       speed, as ratios, into docs/performance.md (root); QUICK=1 to try it, ARGS=--help for more'
 	@echo 'make setup       install what all of these need; they call it by themselves'
 	@echo 'make lock        choose the newest versions of all dependencies anew, into requirements.lock'
@@ -55,6 +56,9 @@ test: lint
 	@tools/native.sh test
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
 bench: setup
 	@$(BIN)/python -m bench $(if $(JSON),--json) $(if $(QUICK),--quick) $(ARGS)
 
@@ -63,5 +67,5 @@ lock:
 
 clean:
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.netlab.demo --stop; fi
-	rm -rf .venv build dist native/target meshnode/_native.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist native/target native/fuzz/target meshnode/_native.*.so *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

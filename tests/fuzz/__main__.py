@@ -22,6 +22,7 @@ NATIVE = ROOT / "native"
 WORK = NATIVE / "fuzz"
 """Corpora and the inputs that failed are here, of both kinds of targets, where cargo-fuzz has them."""
 LONGEST_INPUT = 1500
+HEADER = f"{'target':20} {'executions':>12} {'frames':>14} {'exec/s':>9} {'crashes':>7}"
 HANGS_AFTER_S = 60
 """libFuzzer goes by the clock, and the machine may be busy."""
 
@@ -32,6 +33,8 @@ class Result:
 
     name: str
     executions: int
+    frames: int
+    """That went through the kernel: an input can be a batch of them. 0 where nobody counts."""
     per_second: int
     crashes: tuple[Path, ...]
     said: str
@@ -93,7 +96,12 @@ def run(name: str, kind: str, options: argparse.Namespace) -> Result:
     crashes = tuple(sorted(set(artifacts.iterdir()) - before))
     said = "" if done.returncode == 0 else f"exit status {done.returncode}"
     return Result(
-        name, stat(log, "number_of_executed_units"), stat(log, "average_exec_per_sec"), crashes, said
+        name,
+        stat(log, "number_of_executed_units"),
+        stat(log, "number_of_frames"),
+        stat(log, "average_exec_per_sec"),
+        crashes,
+        said,
     )
 
 
@@ -104,18 +112,17 @@ def stat(log: str, name: str) -> int:
 
 
 def line(result: Result) -> str:
-    crashes = f"{len(result.crashes):7}"
-    return (
-        f"{result.name:20} {result.executions:12,} {result.per_second:9,} {crashes}  {result.said}".rstrip()
-    )
+    counts = f"{result.executions:12,} {result.frames:14,} {result.per_second:9,} {len(result.crashes):7}"
+    return f"{result.name:20} {counts}  {result.said}".rstrip()
 
 
 def report(results: list[Result]) -> None:
     """The table, and where to find what failed."""
-    print(f"\n{'target':20} {'executions':>12} {'exec/s':>9} {'crashes':>7}")
+    print(f"\n{HEADER}")
     for result in results:
         print(line(result))
-    print(f"{'in total':20} {sum(result.executions for result in results):12,}")
+    executions, frames = (sum(one.executions for one in results), sum(one.frames for one in results))
+    print(f"{'in total':20} {executions:12,} {frames:14,}")
     for result in results:
         for crash in result.crashes:
             print(f"{result.name}: {crash.relative_to(ROOT)}")
@@ -168,6 +175,7 @@ def main() -> None:
     if "kernel" in kinds:
         build_kernel_targets(options.sanitizer)
     results = []
+    print(HEADER, flush=True)
     for name, kind in wanted:
         results.append(run(name, kind, options))
         print(line(results[-1]), flush=True)

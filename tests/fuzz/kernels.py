@@ -10,8 +10,9 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meshnode.dataplane import Coalescing
+from meshnode.dataplane import Coalescing, gate
 from meshnode.dataplane.sessions import SessionSpent
+from meshproto.primitives import blake2s_mac
 from tests.fuzz.target import Input, Target
 from tests.meshnode.dataplane.kernels import NATIVE, PURE, Kernel
 from tests.meshnode.dataplane.packets import V4, V6, tcp_packet, udp_packet
@@ -20,6 +21,7 @@ from tests.meshnode.dataplane.test_segmentation import offload
 _KERNELS = [kernel for kernel in (PURE, NATIVE) if kernel is not None]
 _KEYS = (bytes(range(32)), bytes(range(32, 64)))
 _INDICES = (11, 22)
+_GATE_KEY = bytes(range(32))
 
 
 def _outcome(work: Callable[[], Any]) -> Any:
@@ -89,7 +91,7 @@ def _twins(data: bytes) -> None:
 
 def _sealed(ends: list[_Ends], source: Input, kind: int) -> tuple[bytearray, int]:
     """Datagrams and their stride: what all made of one read, or the read itself if they refuse it."""
-    read = source.bytes(source.number(2) % 4096)
+    read = source.take(source.number(2) % 4096)
     if kind & 1:
         read += read[-40:] * (1 + source.number() % 20)
     mtu = (1280, 0, source.number(2), 1420)[kind >> 1 & 3]
@@ -140,7 +142,7 @@ def _number(source: Input) -> int:
 def _buffer(source: Input) -> Any:
     """Bytes to read or to write: whole, cut, with gaps, of larger items, read-only, or none."""
     kind = source.number()
-    data = bytearray(source.bytes(source.number()))
+    data = bytearray(source.take(source.number()))
     view = memoryview(data)
     choices: tuple[Callable[[], Any], ...] = (
         lambda: view,
@@ -197,7 +199,42 @@ def _argument_seeds() -> Sequence[bytes]:
     return seeds
 
 
+def _gates(data: bytes) -> None:
+    """Handshake messages with the right macs or not, from a few sources, while time passes."""
+    gates = [kernel.Gate(_GATE_KEY) for kernel in _KERNELS]
+    source = Input(data)
+    now, secret = 0.0, bytes(32)
+    while source:
+        kind = source.number()
+        now += source.number() / 16 if kind & 1 else 0.0
+        address, port = bytes([kind >> 6]) * (4, 16, 32, 0)[kind >> 1 & 3], source.number()
+        if kind & 0x38 == 0x38:
+            room, secret = source.number() - 1, bytes([source.number()]) * 32
+            for judge in gates:
+                judge.set_room(room)
+                judge.set_secret(secret)
+        message = _handshake(source, secret, address, port)
+        if gate.is_handshake(message):
+            verdicts = [judge.judge(message, address, port, now).name for judge in gates]
+            _alike([(verdict, judge.is_loaded(now)) for verdict, judge in zip(verdicts, gates, strict=True)])
+
+
+def _handshake(source: Input, secret: bytes, address: bytes, port: int) -> bytes:
+    kind = source.number()
+    size = (148, 92, 148, source.number())[kind & 3]
+    message = bytes([1 + (kind & 3 == 1), 0, 0, 0]) + source.take(kind >> 4)
+    body = message.ljust(max(size - 32, 4), b"\0")
+    body += blake2s_mac(_GATE_KEY, body) if kind & 4 else source.take(16).ljust(16, b"\0")
+    has_cookie = kind & 8
+    return body + (blake2s_mac(gate.cookie(secret, address, port), body) if has_cookie else bytes(16))
+
+
+def _gate_seeds() -> Sequence[bytes]:
+    return [bytes([kind, 1, 4, 9]) * 12 for kind in (0, 0x39, 0x41, 0x82)] + [bytes([0x38, 1, 1, 5, 12]) * 9]
+
+
 TARGETS = [
     Target("kernel_twins", _twins, _twin_seeds),
+    Target("kernel_gates", _gates, _gate_seeds),
     Target("kernel_arguments", _arguments, _argument_seeds),
 ]

@@ -50,7 +50,7 @@ def _wireguard(data: bytes) -> None:
     now = 0.0
     while source:
         kind, stride = source.number(), source.number()
-        received = source.bytes(source.number())
+        received = source.take(source.number())
         if kind & 1 and len(received) in (wireguard.INITIATION_SIZE, wireguard.RESPONSE_SIZE):
             received = _with_mac1(received)
         out = memoryview(bytearray(len(received)))
@@ -83,7 +83,7 @@ def _disco(data: bytes) -> None:
     now = 0.0
     while source:
         kind = source.number()
-        message = source.bytes(source.number())
+        message = source.take(source.number())
         datagram = message if kind & 3 == 3 else sealer.seal(_OUR_DISCO.public, message)
         if not is_envelope(datagram):
             continue

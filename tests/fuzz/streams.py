@@ -81,7 +81,7 @@ def _response_seeds() -> Sequence[bytes]:
 
 def _records(data: bytes) -> None:
     """The pieces are what arrives; of the last, authentic records are made before it is let in."""
-    sender, receiver = Transport(*_KEYS, _HASH), Transport(*reversed(_KEYS), _HASH)
+    sender, receiver = Transport(*_KEYS, _HASH), Transport(_KEYS[1], _KEYS[0], _HASH)
     pieces = Input(data).pieces()
     if pieces:
         plaintext = pieces.pop()

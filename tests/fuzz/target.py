@@ -47,7 +47,7 @@ class Input:
         """Whether anything is left."""
         return self._at < len(self._data)
 
-    def bytes(self, length: int) -> bytes:
+    def take(self, length: int) -> bytes:
         """Up to `length` bytes."""
         taken = self._data[self._at : self._at + length]
         self._at += len(taken)
@@ -55,16 +55,16 @@ class Input:
 
     def rest(self) -> bytes:
         """All that is left."""
-        return self.bytes(len(self._data))
+        return self.take(len(self._data))
 
     def number(self, size: int = 1) -> int:
         """Of `size` bytes, little-endian."""
-        return int.from_bytes(self.bytes(size), "little")
+        return int.from_bytes(self.take(size), "little")
 
     def pieces(self) -> list[bytes]:
         """What is left, as a stream's reads: each begins with its length in a byte, 255 for all the rest."""
         pieces = []
         while self:
             length = self.number()
-            pieces.append(self.rest() if length == 255 else self.bytes(length))
+            pieces.append(self.rest() if length == 255 else self.take(length))
         return pieces
