@@ -240,7 +240,7 @@ def programs(options: argparse.Namespace) -> dict[str, Sequence[str]]:
 def main(argv: Sequence[str] | None = None) -> list[Figure]:
     """Measure and print, as `argv` or the command line says."""
     parser = measure.parser("control", __doc__, rounds=3)
-    parser.add_argument("--nodes", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--nodes", type=int, default=300, help="default: %(default)s")
     parser.add_argument(
         "--at-a-time", type=int, default=AT_A_TIME, help="nodes that join (default: %(default)s)"
     )
