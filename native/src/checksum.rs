@@ -273,6 +273,7 @@ mod tests {
 
     #[test]
     fn many_words_do_not_overflow() {
+        assert_eq!(sum(&vec![0; 5 << 20]), 0);
         let mut data = vec![0xff; 5 << 20];
         assert_eq!(sum(&data), 0xffff);
         let copy = data.clone();

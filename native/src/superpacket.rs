@@ -11,7 +11,7 @@
 //!
 //! Everything else is copied from the superpacket's headers (reference §5.4, §5.5).
 
-use crate::checksum::{complement, copy_and_sum, fold, sum, sum_short};
+use crate::checksum::{complement, copy_and_sum, fold, sum};
 use crate::virtio::{self, HEADER_SIZE, Offload};
 use crate::wire::{put_u16, put_u32, u16_at, u32_at};
 
@@ -40,7 +40,9 @@ enum Cut {
     Segments(Template),
 }
 
-/// What all segments have in common, with the sums of it.
+/// What all segments have in common, with the sums of it, and the first segment's fields that vary.
+///
+/// They are read here once: reading back from a segment what was just written to it, in other sizes, is slow.
 struct Template {
     is_tcp: bool,
     is_ipv6: bool,
@@ -49,6 +51,10 @@ struct Template {
     gso_size: usize,
     ip_sum: u64,
     transport_sum: u64,
+    identification: u16,
+    sequence: u32,
+    /// Data offset and flags.
+    offset_and_flags: u16,
 }
 
 impl<'a> Superpacket<'a> {
@@ -125,7 +131,9 @@ impl<'a> Superpacket<'a> {
     fn write_segment(&self, template: &Template, k: usize, out: &mut [u8]) {
         let is_last = k == self.count - 1;
         let (segment, rest) = out.split_at_mut(if is_last { self.last_size } else { self.segment_size });
-        rest.fill(0);
+        if !rest.is_empty() {
+            rest.fill(0);
+        }
         let (header, payload) = segment.split_at_mut(template.header_size);
         header.copy_from_slice(&self.packet[..template.header_size]);
         let from = template.header_size + k * template.gso_size;
@@ -154,10 +162,29 @@ impl Template {
         // IPv4: all but total length, identification and checksum.
         let ip_sum =
             if is_ipv6 { 0 } else { sum(&header[..2]) + sum(&header[6..10]) + sum(&header[12..start]) };
-        // TCP: ports, urgent pointer and options; UDP: ports. The rest varies.
-        let constant = sum(&header[start..start + 4]) + if is_tcp { sum(&header[start + 18..]) } else { 0 };
+        // TCP: ports, acknowledgement, window, urgent pointer and options; UDP: ports. The rest varies.
+        let transport = &header[start..];
+        let mut constant = sum(&transport[..4]);
+        let (mut sequence, mut offset_and_flags) = (0, 0);
+        if is_tcp {
+            constant += sum(&transport[8..12]) + sum(&transport[14..16]) + sum(&transport[18..]);
+            sequence = u32_at(transport, 4);
+            offset_and_flags = u16_at(transport, 12);
+        }
         let transport_sum = sum(addresses) + u64::from(protocol) + constant;
-        Self { is_tcp, is_ipv6, start, header_size, gso_size, ip_sum, transport_sum }
+        let identification = if is_ipv6 { 0 } else { u16_at(header, 4) };
+        Self {
+            is_tcp,
+            is_ipv6,
+            start,
+            header_size,
+            gso_size,
+            ip_sum,
+            transport_sum,
+            identification,
+            sequence,
+            offset_and_flags,
+        }
     }
 
     #[inline]
@@ -167,7 +194,7 @@ impl Template {
             put_u16(segment, 4, (size - 40) as u16);
             return;
         }
-        let identification = u16_at(segment, 4).wrapping_add(k as u16);
+        let identification = self.identification.wrapping_add(k as u16);
         put_u16(segment, 2, size as u16);
         put_u16(segment, 4, identification);
         put_u16(segment, 10, complement(self.ip_sum + size as u64 + u64::from(identification)));
@@ -176,18 +203,17 @@ impl Template {
     #[inline]
     fn write_tcp(&self, segment: &mut [u8], k: usize, is_last: bool, payload_sum: u64) {
         let start = self.start;
-        let sequence = u32_at(segment, start + 4).wrapping_add((k * self.gso_size) as u32);
-        let mut flags = segment[start + 13];
+        let sequence = self.sequence.wrapping_add((k * self.gso_size) as u32);
+        let mut flags = self.offset_and_flags;
         if !is_last {
-            flags &= !(virtio::TCP_FIN | virtio::TCP_PSH);
+            flags &= !u16::from(virtio::TCP_FIN | virtio::TCP_PSH);
         }
         if k > 0 {
-            flags &= !virtio::TCP_CWR;
+            flags &= !u16::from(virtio::TCP_CWR);
         }
         put_u32(segment, start + 4, sequence);
-        segment[start + 13] = flags;
-        let varying =
-            u64::from(sequence) + sum_short(&segment[start + 8..start + 16]) + (segment.len() - start) as u64;
+        put_u16(segment, start + 12, flags);
+        let varying = u64::from(sequence) + u64::from(flags) + (segment.len() - start) as u64;
         let total = self.transport_sum + varying + payload_sum;
         put_u16(segment, start + virtio::TCP_CSUM_OFFSET, complement(total));
     }
