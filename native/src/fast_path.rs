@@ -437,24 +437,38 @@ impl<H> FastPath<H> {
         now: f64,
         turn: &mut Turn,
     ) {
-        let (datagrams, batch) = (&self.received[..received.length], &mut self.batch);
         let source = received.source;
-        batch.open(
+        self.batch.open_in_place(
             tables.sessions,
             tables.allowed_ips,
-            datagrams,
+            &mut self.received[..received.length],
             Some(received.stride),
             &mut self.opened,
             settings.coalescing,
         );
-        for &(offset, length) in &batch.units {
+        for &(offset, length) in &self.batch.units {
             let unit = &self.opened[offset..offset + length];
             if !turn.unwritten.is_empty() || sys::write(self.tun, unit).is_err() {
                 turn.unwritten.push(unit.to_vec());
             }
         }
-        self.moved.drops.add(&batch.drops);
-        for receiver in batch.receivers.iter().filter(|receiver| receiver.packets > 0) {
+        self.hear(source, socket, turn);
+        for &(offset, length) in &self.batch.other {
+            let datagram = &self.received[offset..offset + length];
+            let verdict = is_handshake(datagram).then(|| judge(tables.gate, datagram, source, now));
+            match verdict {
+                None | Some(Verdict::Admit | Verdict::Reply) => {
+                    turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
+                }
+                Some(refusal) => self.moved.refused[refusal as usize] += 1,
+            }
+        }
+    }
+
+    /// Take the batch's totals into the books.
+    fn hear(&mut self, source: SocketAddr, socket: i64, turn: &mut Turn) {
+        self.moved.drops.add(&self.batch.drops);
+        for receiver in self.batch.receivers.iter().filter(|receiver| receiver.packets > 0) {
             let entry = &receiver.entry;
             turn.is_news |= !self.known.contains(&entry.peer) && !self.flows.contains_key(&entry.peer);
             let same = |heard: &&mut Heard<H>| {
@@ -474,16 +488,6 @@ impl<H> FastPath<H> {
                     source,
                     socket,
                 }),
-            }
-        }
-        for &(offset, length) in &batch.other {
-            let datagram = &datagrams[offset..offset + length];
-            let verdict = is_handshake(datagram).then(|| judge(tables.gate, datagram, source, now));
-            match verdict {
-                None | Some(Verdict::Admit | Verdict::Reply) => {
-                    turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
-                }
-                Some(refusal) => self.moved.refused[refusal as usize] += 1,
             }
         }
     }
