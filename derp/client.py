@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from derp.client_connection import ClientConnection
-from derp.client_core import QUEUE_PACKETS, ClientCore, Connected, Event, PongReceived, Restarting
+from derp.client_core import ClientCore, Connected, Event, PongReceived, Restarting
 from derp.dial import DialOptions, dial
 from derp.errors import CannotConnect
 from derp.frames import PING_SIZE
@@ -42,6 +42,8 @@ MAX_RESTART_S = 5.0
 SETTLED_S = 10.0
 """A connection that lasted so long was a good one: the next attempt follows soon."""
 PING_TIMEOUT_S = 3.0
+WAITING_PACKETS = 32
+"""While there is no connection: the first ones of a conversation, not a stream."""
 WEBSOCKET_AFTER = frozenset({400, 403, 426, 501})
 """HTTP statuses with which something on the way refuses an upgrade to DERP, or with which a relay says that
 none was asked for, because a proxy took the request's `Upgrade` out. A WebSocket may pass there. Any other
@@ -90,7 +92,7 @@ class RelayClient:
         self._is_home: bool | None = None
         self._connection: ClientConnection | None = None
         self._core: ClientCore | None = None
-        self._waiting: deque[tuple[NodePublic, bytes]] = deque(maxlen=QUEUE_PACKETS)
+        self._waiting: deque[tuple[NodePublic, bytes]] = deque(maxlen=WAITING_PACKETS)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._connected_at: float | None = None
         self._restart: Restarting | None = None

@@ -12,7 +12,7 @@ from derp.client_stream import ClientStream, PlainStream, WebSocketStream
 from derp.errors import CannotConnect, UpgradeRefused, reason_of
 from derp.frames import FrameError
 from derp.relay_node import RelayNode
-from derp.tcp_info import delivery, position
+from derp.tcp_info import delivery, limit_unsent, position
 from meshproto.keys import NodePublic
 
 WRITE_HIGH_WATER = 64 * 1024
@@ -57,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             raise CannotConnect(f"{self.node} {self._reason or 'closed the connection'}")
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
+        limit_unsent(transport)
         server = None if over_websocket else _announced_key(transport)
         if over_websocket:
             self._stream = WebSocketStream(self.node, ideal_node)

@@ -23,7 +23,9 @@ from derp.outbox import Outbox
 from meshproto.keys import KEY_SIZE, NodePrivate, NodePublic
 
 LOGIN_TIMEOUT_S = 10.0
-QUEUE_PACKETS = 32
+QUEUE_PACKETS = 128
+"""While the socket is full. A node takes up to 50 datagrams from its tunnel at once, and a shorter queue
+would drop the first of them each time."""
 MAX_SERVER_KEY_SIZE = 1024
 MIN_BURST_BYTES = 65568.0
 MAX_KNOWN_KEYS = 4096

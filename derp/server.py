@@ -18,22 +18,19 @@ from typing import cast
 
 from derp.server_core import ServerCore
 from derp.session import Admission, Arrival, Session, SessionClosed
+from derp.tcp_info import limit_unsent
 
 READ_SIZE = 64 * 1024
 """Bytes read at once: some fifty full packets, which is a batch worth having and no burst to speak of."""
 WRITE_HIGH_WATER = 64 * 1024
 WRITE_LOW_WATER = 16 * 1024
 """Bytes in a transport above which a client's packets wait in its outbox, and below which they flow again."""
-UNSENT_LOW_WATER = 128 * 1024
-"""Bytes that the kernel may keep unsent per client: packets that nobody can drop any more, only delay."""
 TCP_USER_TIMEOUT_MS = 15_000
 """A client that vanished is noticed so long after something was sent to it."""
 RECONNECT_IN_S = 0.25
 TRY_FOR_S = 30.0
 """What clients are told before a restart."""
 CLOSE_GRACE_S = 1.0
-
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module has no name for it
 
 Verify = Callable[[Admission], Awaitable[bool]]
 """Whether a client may use the relay. An exception counts as no."""
@@ -292,4 +289,4 @@ def _tune(transport: asyncio.Transport) -> None:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
+    limit_unsent(transport)

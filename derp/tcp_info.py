@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection (linux/tcp.h, struct tcp_info)."""
+"""What the kernel knows of a TCP connection (linux/tcp.h, struct tcp_info), and how much it keeps of ours."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ import termios
 
 from derp.liveness import STALLED_S, Delivery
 
+UNSENT_LOW_WATER = 128 * 1024
+"""Bytes that the kernel may keep unsent: packets that nobody can drop any more, only delay. Left to itself it
+keeps megabytes on a slow path, and a tunnel would have seconds of latency."""
+
+_TCP_NOTSENT_LOWAT = 25  # the socket module has no name for it
 _SIZE = 128
 _RETRANSMITS = 2  # u8: tries in a row of what is unanswered
 _LAST_ACK_RECEIVED = struct.Struct("=56xI")  # milliseconds ago
 _BYTES_ACKED = struct.Struct("=120xQ")
 _INT = struct.Struct("=i")
+
+
+def limit_unsent(transport: asyncio.Transport) -> None:
+    """Have the kernel keep UNSENT_LOW_WATER at most, besides what is under way."""
+    sock = _tcp_socket(transport)
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
 
 
 def position(transport: asyncio.Transport) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from derp import frames
@@ -25,8 +27,8 @@ class Link:
     def __init__(self) -> None:
         self.forwarded: list[tuple[bytes, bytes, bytes]] = []
 
-    def forward(self, source: bytes, destination: bytes, packet: bytes) -> None:
-        self.forwarded.append((source, destination, packet))
+    def forward(self, source: bytes, destination: bytes, packets: Sequence[bytes]) -> None:
+        self.forwarded += [(source, destination, packet) for packet in packets]
 
 
 class TestMesh:

@@ -196,6 +196,30 @@ def soon_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshnode.relays.SWEEP_EVERY_S", 0.1)
 
 
+async def test_datagrams_of_a_tunnel_come_together(relay: RunningRelay, alice: Node) -> None:
+    wanted = derp_map(region(1, relay))
+    runs: list[tuple[int, NodePublic, bytes, int]] = []
+    relays = Relays(
+        on_packets=lambda *run: alice._note(runs, run),
+        on_peer_gone=lambda *_: None,
+        on_change=alice.changed.set,
+        mark=lambda _: None,
+    )
+    try:
+        relays.configure(BOB, wanted)
+        relays.set_home(1)
+        await alice.at_home(1, wanted)
+        await alice.until(lambda: relays.is_connected(1))
+        data = b"".join(bytes([4, 0, 0, 0, number]) + bytes(95) for number in range(40)) + b"\4\0\0\0end"
+        alice.relays.send_packets(1, BOB.public, memoryview(data), 100)
+        await alice.until(lambda: sum(len(run[2]) for run in runs) == len(data))
+        assert b"".join(run[2] for run in runs) == data
+        assert runs[0][:2] == (1, alice.key.public)
+        assert runs[0][3] == 100
+    finally:
+        await relays.close()
+
+
 @pytest.mark.usefixtures("soon_idle")
 async def test_change_of_home(relay: RunningRelay, other_relay: RunningRelay, alice: Node, bob: Node) -> None:
     """The old home stays for those who come there, until nobody does."""
