@@ -12,9 +12,12 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar
 
 from coordinator import names
+from coordinator.apikeys import ApiSecret
 from coordinator.authkeys import Secret
 from coordinator.errors import Conflict, Invalid, NotFound
 from coordinator.model import (
+    ApiKey,
+    ApiKeyID,
     IPNetwork,
     NodeID,
     NodeRecord,
@@ -24,9 +27,11 @@ from coordinator.model import (
     UserID,
 )
 from coordinator.store import (
+    PutApiKey,
     PutNode,
     PutPreAuthKey,
     PutUser,
+    RemoveApiKey,
     RemoveNode,
     RemovePreAuthKey,
     RemoveUser,
@@ -162,6 +167,50 @@ def delete_pre_auth_key(view: View, key_id: PreAuthKeyID) -> Decision[None]:
 def _key_removal(view: View, key_id: PreAuthKeyID) -> list[Update]:
     users = [node for node in view.nodes.values() if node.auth_key_id == key_id]
     return [*(PutNode(replace(node, auth_key_id=None)) for node in users), RemovePreAuthKey(key_id)]
+
+
+def api_key_of(view: View, key_id: ApiKeyID) -> ApiKey:
+    """The API key. Raises NotFound."""
+    key = view.api_keys.get(key_id)
+    if key is None:
+        raise NotFound(f"API key not found: {key_id}")
+    return key
+
+
+def create_api_key(
+    view: View, expiration: datetime | None, secret: ApiSecret, wall: datetime
+) -> Decision[ApiKey]:
+    """A key to the whole admin API."""
+    if secret.prefix in view.api_key_ids_by_prefix:
+        raise Conflict("the random prefix of the new key is taken; try again")
+    key = ApiKey(
+        id=view.counters.api_key + 1,
+        prefix=secret.prefix,
+        hash=secret.hash,
+        created_at=wall,
+        expiration=expiration,
+    )
+    return [PutApiKey(key)], key
+
+
+def expire_api_key(view: View, key_id: ApiKeyID, wall: datetime) -> Decision[ApiKey]:
+    """Nobody is let in by the key any more."""
+    key = api_key_of(view, key_id)
+    if not key.is_expired(wall):
+        key = replace(key, expiration=wall)
+    return [PutApiKey(key)], key
+
+
+def note_api_key_use(view: View, key_id: ApiKeyID, wall: datetime) -> Decision[None]:
+    """The key was used now; one that is gone meanwhile is left alone."""
+    key = view.api_keys.get(key_id)
+    return [] if key is None else [PutApiKey(replace(key, last_seen=wall))], None
+
+
+def delete_api_key(view: View, key_id: ApiKeyID) -> Decision[None]:
+    """Forget the key."""
+    api_key_of(view, key_id)
+    return [RemoveApiKey(key_id)], None
 
 
 def expire_node(view: View, node_id: NodeID, at: datetime | None) -> Decision[NodeRecord]:

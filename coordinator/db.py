@@ -24,7 +24,7 @@ from coordinator import schema
 from coordinator.errors import StartupError
 from coordinator.schema import Row
 from coordinator.settings import NetworkSettings
-from coordinator.store import Counters, Draft, PutNode, PutPreAuthKey, PutUser, Snapshot
+from coordinator.store import Counters, Draft, PutApiKey, PutNode, PutPreAuthKey, PutUser, Snapshot
 
 BUSY_TIMEOUT_S = 10.0
 
@@ -48,11 +48,13 @@ class Database:
 
             users = [schema.user_from_row(row) for row in await rows(schema.users)]
             keys = [schema.key_from_row(row) for row in await rows(schema.pre_auth_keys)]
+            api_keys = [schema.api_key_from_row(row) for row in await rows(schema.api_keys)]
             nodes = [schema.node_from_row(row) for row in await rows(schema.nodes)]
             counters = schema.counters_from_rows(await rows(schema.id_counters))
         draft = Draft(Snapshot(counters=counters, settings=settings), wall)
         draft.apply(PutUser(user) for user in users)
         draft.apply(PutPreAuthKey(key) for key in keys)
+        draft.apply(PutApiKey(key) for key in api_keys)
         # In the order of addresses, so that sequential allocation goes on after the highest one.
         draft.apply(PutNode(node) for node in sorted(nodes, key=lambda node: tuple(map(int, node.addresses))))
         return draft.snapshot()
@@ -88,7 +90,11 @@ def _statements(draft: Draft) -> Iterable[Statement]:
         schema.pre_auth_keys, draft.touched_keys, base.pre_auth_keys, draft.pre_auth_keys, schema.key_row
     )
     node_steps = _steps(schema.nodes, draft.touched_nodes, base.nodes, draft.nodes, schema.node_row)
+    api_key_steps = _steps(
+        schema.api_keys, draft.touched_api_keys, base.api_keys, draft.api_keys, schema.api_key_row
+    )
     steps = [node_steps[0], *user_steps[1:], *key_steps[1:], *node_steps[1:], key_steps[0], user_steps[0]]
+    steps += api_key_steps
     if draft.counters != base.counters:
         steps += _counter_steps(base.counters, draft.counters)
     return [(statement, rows) for statement, rows in steps if rows]

@@ -21,6 +21,7 @@ from meshproto.routes import EXIT_ROUTES, effective_routes, sorted_prefixes
 UserID: TypeAlias = int
 NodeID: TypeAlias = int
 PreAuthKeyID: TypeAlias = int
+ApiKeyID: TypeAlias = int
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
@@ -82,6 +83,30 @@ class PreAuthKey:
     def masked(self) -> str:
         """How lists show the key: recognisable, useless to join with."""
         return f"hskey-auth-{self.prefix}-***"
+
+    def is_expired(self, at: datetime) -> bool:
+        """Whether its lifetime is over at `at`."""
+        return self.expiration is not None and self.expiration <= at
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A credential for the admin API from anywhere. The secret itself is never kept, only its hash.
+
+    `prefix` is in the clear, `hash` the SHA-256 of the secret in hex. `last_seen` is about when it was used.
+    """
+
+    id: ApiKeyID
+    prefix: str
+    hash: str
+    created_at: datetime
+    expiration: datetime | None = None
+    last_seen: datetime | None = None
+
+    @property
+    def masked(self) -> str:
+        """How lists show the key: recognisable, useless to call with."""
+        return f"hskey-api-{self.prefix}-***"
 
     def is_expired(self, at: datetime) -> bool:
         """Whether its lifetime is over at `at`."""

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-from coordinator.model import NodeRecord, PreAuthKey, RegisterMethod, User
+from coordinator.model import ApiKey, NodeRecord, PreAuthKey, RegisterMethod, User
 from coordinator.store import Counters
 from meshproto import codec
 from meshproto.addresses import AddrPort
@@ -70,6 +70,17 @@ pre_auth_keys = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("expiration", UtcDateTime),
+    sa.Column("last_seen", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
 nodes = sa.Table(
     "nodes",
     metadata,
@@ -118,6 +129,14 @@ def key_row(key: PreAuthKey) -> Row:
 
 def key_from_row(row: Row) -> PreAuthKey:
     return PreAuthKey(**row | {"tags": _strings(row["tags"])})
+
+
+def api_key_row(key: ApiKey) -> Row:
+    return {column.name: getattr(key, column.name) for column in api_keys.columns}
+
+
+def api_key_from_row(row: Row) -> ApiKey:
+    return ApiKey(**row)
 
 
 def node_row(node: NodeRecord) -> Row:
@@ -175,6 +194,7 @@ def counter_rows(counters: Counters) -> list[Row]:
         {"name": "user", "value": counters.user},
         {"name": "node", "value": counters.node},
         {"name": "pre_auth_key", "value": counters.pre_auth_key},
+        {"name": "api_key", "value": counters.api_key},
     ]
 
 

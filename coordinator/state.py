@@ -15,14 +15,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from coordinator import administration, authkeys, registration, reports
+from coordinator import administration, apikeys, authkeys, registration, reports
 from coordinator.changes import Change
 from coordinator.db import Database
 from coordinator.errors import CoordinatorError, Invalid, NotFound
 from coordinator.model import (
+    ApiKey,
+    ApiKeyID,
     IPNetwork,
     NodeID,
     NodeRecord,
@@ -53,6 +55,8 @@ from coordinator.store import (
 from coordinator.writer import Writer
 from meshproto.keys import MachinePublic, NodePublic
 from meshproto.messages import DERPMap, MapRequest, RegisterRequest, RegisterResponse
+
+API_KEY_USE_STEP = timedelta(minutes=1)
 
 Listener: TypeAlias = Callable[[Snapshot, Change], None]
 
@@ -164,6 +168,36 @@ class State:
     async def delete_pre_auth_key(self, key_id: PreAuthKeyID) -> None:
         """Raises NotFound."""
         await self._writer.submit(lambda view: administration.delete_pre_auth_key(view, key_id))
+
+    # API keys.
+
+    def authenticate(self, text: str) -> ApiKey | None:
+        """The API key that `text` is the whole of, or None."""
+        return apikeys.authenticate(self.snapshot, text, self._wall())
+
+    async def create_api_key(self, expiration: datetime | None = None) -> tuple[ApiKey, str]:
+        """A new key and its full text, which is not kept."""
+        secret = apikeys.generate(os.urandom)
+        key = await self._writer.submit(
+            lambda view: administration.create_api_key(view, expiration, secret, self._wall())
+        )
+        return key, str(secret)
+
+    async def expire_api_key(self, key_id: ApiKeyID) -> ApiKey:
+        """Raises NotFound."""
+        return await self._writer.submit(
+            lambda view: administration.expire_api_key(view, key_id, self._wall())
+        )
+
+    async def delete_api_key(self, key_id: ApiKeyID) -> None:
+        """Raises NotFound."""
+        await self._writer.submit(lambda view: administration.delete_api_key(view, key_id))
+
+    async def note_api_key_use(self, key: ApiKey) -> None:
+        """Remember about when the key was used: to the minute, so that busy callers cost no writes."""
+        wall = self._wall()
+        if key.last_seen is None or wall - key.last_seen >= API_KEY_USE_STEP:
+            await self._writer.submit(lambda view: administration.note_api_key_use(view, key.id, wall))
 
     # Nodes, as an administrator sees them.
 

@@ -13,7 +13,17 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from coordinator.changes import Change
-from coordinator.model import IPAddress, NodeID, NodeRecord, PreAuthKey, PreAuthKeyID, User, UserID
+from coordinator.model import (
+    ApiKey,
+    ApiKeyID,
+    IPAddress,
+    NodeID,
+    NodeRecord,
+    PreAuthKey,
+    PreAuthKeyID,
+    User,
+    UserID,
+)
 from coordinator.policy import ALLOW_ALL, Policy
 from coordinator.primaries import Primaries
 from coordinator.settings import NetworkSettings
@@ -31,6 +41,7 @@ class Counters:
     user: UserID = 0
     node: NodeID = 0
     pre_auth_key: PreAuthKeyID = 0
+    api_key: ApiKeyID = 0
 
 
 class View(Protocol):
@@ -43,9 +54,13 @@ class View(Protocol):
     @property
     def pre_auth_keys(self) -> Mapping[PreAuthKeyID, PreAuthKey]: ...
     @property
+    def api_keys(self) -> Mapping[ApiKeyID, ApiKey]: ...
+    @property
     def user_ids_by_name(self) -> Mapping[str, UserID]: ...
     @property
     def key_ids_by_prefix(self) -> Mapping[str, PreAuthKeyID]: ...
+    @property
+    def api_key_ids_by_prefix(self) -> Mapping[str, ApiKeyID]: ...
     @property
     def node_ids_by_node_key(self) -> Mapping[NodePublic, NodeID]: ...
     @property
@@ -75,8 +90,10 @@ class Snapshot:
     users: Mapping[UserID, User] = field(default_factory=dict)
     nodes: Mapping[NodeID, NodeRecord] = field(default_factory=dict)
     pre_auth_keys: Mapping[PreAuthKeyID, PreAuthKey] = field(default_factory=dict)
+    api_keys: Mapping[ApiKeyID, ApiKey] = field(default_factory=dict)
     user_ids_by_name: Mapping[str, UserID] = field(default_factory=dict)
     key_ids_by_prefix: Mapping[str, PreAuthKeyID] = field(default_factory=dict)
+    api_key_ids_by_prefix: Mapping[str, ApiKeyID] = field(default_factory=dict)
     node_ids_by_node_key: Mapping[NodePublic, NodeID] = field(default_factory=dict)
     node_ids_by_machine: Mapping[MachinePublic, tuple[NodeID, ...]] = field(default_factory=dict)
     node_ids_by_name: Mapping[str, NodeID] = field(default_factory=dict)
@@ -121,6 +138,16 @@ class RemovePreAuthKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PutApiKey:
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveApiKey:
+    key_id: ApiKeyID
+
+
+@dataclass(frozen=True, slots=True)
 class SetOnline:
     """The node has a map session from now on, or has none any more. Not stored."""
 
@@ -149,6 +176,8 @@ Update: TypeAlias = (
     | RemoveNode
     | PutPreAuthKey
     | RemovePreAuthKey
+    | PutApiKey
+    | RemoveApiKey
     | SetOnline
     | MarkExpired
     | SetOtherRelays
@@ -182,8 +211,10 @@ class Draft:
         self._users = _Table(base.users)
         self._nodes = _Table(base.nodes)
         self._keys = _Table(base.pre_auth_keys)
+        self._api_keys = _Table(base.api_keys)
         self._user_names = _Table(base.user_ids_by_name)
         self._key_prefixes = _Table(base.key_ids_by_prefix)
+        self._api_key_prefixes = _Table(base.api_key_ids_by_prefix)
         self._node_keys = _Table(base.node_ids_by_node_key)
         self._machines = _Table(base.node_ids_by_machine)
         self._node_names = _Table(base.node_ids_by_name)
@@ -198,6 +229,7 @@ class Draft:
         self.touched_users: set[UserID] = set()
         self.touched_nodes: set[NodeID] = set()
         self.touched_keys: set[PreAuthKeyID] = set()
+        self.touched_api_keys: set[ApiKeyID] = set()
         self._changed_nodes: set[NodeID] = set()
 
     # The `View`, with the updates so far.
@@ -215,12 +247,20 @@ class Draft:
         return self._keys.read
 
     @property
+    def api_keys(self) -> Mapping[ApiKeyID, ApiKey]:
+        return self._api_keys.read
+
+    @property
     def user_ids_by_name(self) -> Mapping[str, UserID]:
         return self._user_names.read
 
     @property
     def key_ids_by_prefix(self) -> Mapping[str, PreAuthKeyID]:
         return self._key_prefixes.read
+
+    @property
+    def api_key_ids_by_prefix(self) -> Mapping[str, ApiKeyID]:
+        return self._api_key_prefixes.read
 
     @property
     def node_ids_by_node_key(self) -> Mapping[NodePublic, NodeID]:
@@ -250,8 +290,10 @@ class Draft:
             users=self.users,
             nodes=self.nodes,
             pre_auth_keys=self.pre_auth_keys,
+            api_keys=self.api_keys,
             user_ids_by_name=self.user_ids_by_name,
             key_ids_by_prefix=self.key_ids_by_prefix,
+            api_key_ids_by_prefix=self.api_key_ids_by_prefix,
             node_ids_by_node_key=self.node_ids_by_node_key,
             node_ids_by_machine=self.node_ids_by_machine,
             node_ids_by_name=self.node_ids_by_name,
@@ -276,7 +318,7 @@ class Draft:
     @property
     def is_stored(self) -> bool:
         """Whether any update has to be written to the database."""
-        return bool(self.touched_users or self.touched_nodes or self.touched_keys)
+        return bool(self.touched_users or self.touched_nodes or self.touched_keys or self.touched_api_keys)
 
     # What goes in.
 
@@ -301,6 +343,10 @@ class Draft:
                     self._put_key(key)
                 case RemovePreAuthKey(key_id):
                     self._remove_key(key_id)
+                case PutApiKey(api_key):
+                    self._put_api_key(api_key)
+                case RemoveApiKey(key_id):
+                    self._remove_api_key(key_id)
                 case SetOtherRelays(derp_map):
                     relays = replace(self.settings.relays, others=derp_map)
                     self.settings = replace(self.settings, relays=relays)
@@ -311,9 +357,7 @@ class Draft:
         if before is not None and reindex:
             self._unindex(before)
         if before is None:
-            self.counters = Counters(
-                self.counters.user, max(self.counters.node, node.id), self.counters.pre_auth_key
-            )
+            self.counters = replace(self.counters, node=max(self.counters.node, node.id))
             for address in node.addresses:
                 self._last_addresses.write()[address.version] = address
         self._nodes.write()[node.id] = node
@@ -371,9 +415,7 @@ class Draft:
         if before is not None:
             del names[before.name]
         else:
-            self.counters = Counters(
-                max(self.counters.user, user.id), self.counters.node, self.counters.pre_auth_key
-            )
+            self.counters = replace(self.counters, user=max(self.counters.user, user.id))
         self._users.write()[user.id] = user
         names[user.name] = user.id
         self.touched_users.add(user.id)
@@ -386,15 +428,24 @@ class Draft:
     def _put_key(self, key: PreAuthKey) -> None:
         self._keys.write()[key.id] = key
         self._key_prefixes.write()[key.prefix] = key.id
-        self.counters = Counters(
-            self.counters.user, self.counters.node, max(self.counters.pre_auth_key, key.id)
-        )
+        self.counters = replace(self.counters, pre_auth_key=max(self.counters.pre_auth_key, key.id))
         self.touched_keys.add(key.id)
 
     def _remove_key(self, key_id: PreAuthKeyID) -> None:
         del self._key_prefixes.write()[self.pre_auth_keys[key_id].prefix]
         del self._keys.write()[key_id]
         self.touched_keys.add(key_id)
+
+    def _put_api_key(self, key: ApiKey) -> None:
+        self._api_keys.write()[key.id] = key
+        self._api_key_prefixes.write()[key.prefix] = key.id
+        self.counters = replace(self.counters, api_key=max(self.counters.api_key, key.id))
+        self.touched_api_keys.add(key.id)
+
+    def _remove_api_key(self, key_id: ApiKeyID) -> None:
+        del self._api_key_prefixes.write()[self.api_keys[key_id].prefix]
+        del self._api_keys.write()[key_id]
+        self.touched_api_keys.add(key_id)
 
     def _writable_online(self) -> set[NodeID]:
         if not isinstance(self._online, set):

@@ -112,6 +112,7 @@ LAYERS: dict[str, Layer] = {
     "meshnode.portmap.timing": Layer.PURE,
     "coordinator": Layer.SHELL,
     "coordinator.administration": Layer.PURE,
+    "coordinator.apikeys": Layer.PURE,
     "coordinator.authkeys": Layer.PURE,
     "coordinator.changes": Layer.PURE,
     "coordinator.channel": Layer.PURE,
