@@ -78,12 +78,16 @@ class FrameReader:
             elif body + length > end:
                 needed = HEADER_SIZE + length
                 break
-            elif kind in self._packet_keys:
-                packets, start = _cut_packets(data, start, length, self._packet_keys[kind])
-                frames.append(packets)
-            else:
+            elif kind not in self._packet_keys:
                 start = body + length
                 frames.append((kind, data[body:start]))
+            elif body + length == end and length >= (keys_size := self._packet_keys[kind]):
+                # The last, and mostly on its own: it does not wait for a search of others.
+                start, packet = end, body + keys_size
+                frames.append(Packets(kind, data[body:packet], [data[packet:]]))
+            else:
+                packets, start = _cut_packets(data, start, length, self._packet_keys[kind])
+                frames.append(packets)
         self._rest = data[start:]
         self._size = end - start
         self._needed = needed
@@ -106,10 +110,9 @@ def _cut_packets(data: bytes, start: int, length: int, keys_size: int) -> tuple[
     if length < keys_size:
         raise FrameError(f"frame of type {data[start]:#04x} without its keys")
     kind, body = data[start], start + HEADER_SIZE
-    packet = body + keys_size
-    keys, first = data[body:packet], data[packet : packet + _ALIKE_SIZE]
+    packet, stop = body + keys_size, body + length
     size = HEADER_SIZE + length
-    stop = start + size
+    keys, first = data[body:packet], data[packet : packet + _ALIKE_SIZE]
     if length < keys_size + _ALIKE_SIZE or DISCO_MAGIC.startswith(first):
         return Packets(kind, keys, [data[packet:stop]]), stop
     end = min(len(data), start + MAX_RUN_BYTES)

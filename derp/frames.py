@@ -160,6 +160,8 @@ def encode_packets(kind: int, keys: bytes, packets: Sequence[bytes | memoryview]
     """
     size, last = len(packets[0]), packets[-1]
     head = HEADER.pack(kind, len(keys) + size) + keys
+    if len(packets) == 1:
+        return head + last
     if len(last) == size:
         return head.join((b"", *packets))  # between an empty one and the others: before each of them
     return b"".join((head.join((b"", *packets[:-1])), HEADER.pack(kind, len(keys) + len(last)), keys, last))
