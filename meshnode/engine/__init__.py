@@ -6,7 +6,7 @@ fit one send.
 """
 
 from meshnode.engine.engine import Engine
-from meshnode.engine.tun import Tun, TunGone
+from meshnode.engine.tun import Tun
 from meshnode.engine.udp import UdpOptions, UdpPortInUse, UdpSockets, UdpUnavailable
 
-__all__ = ["Engine", "Tun", "TunGone", "UdpOptions", "UdpPortInUse", "UdpSockets", "UdpUnavailable"]
+__all__ = ["Engine", "Tun", "UdpOptions", "UdpPortInUse", "UdpSockets", "UdpUnavailable"]

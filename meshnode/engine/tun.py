@@ -1,4 +1,7 @@
-"""The tunnel device for the engine: a superpacket per read and write, and no error that stops the loop."""
+"""The tunnel device for the engine: what it can do, and writes whose failure stops nothing.
+
+The fast path reads it (`meshnode.engine.fast_path`), and writes what it takes at once.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,12 @@ from meshnode.dataplane.segmentation import Superpacket
 from meshnode.dataplane.virtio import GSO_NONE, GSO_UDP_L4, NO_OFFLOAD
 from meshnode.linux.tun_device import TunDevice
 
-__all__ = ["Tun", "TunGone"]
+__all__ = ["Tun"]
 
 MAX_REFUSED: Final = 3
 """Merged packets that the kernel refuses before merging is given up: some get it wrong (reference §5.10)."""
 
 log = logging.getLogger(__name__)
-
-
-class TunGone(Exception):
-    """The interface was deleted under us."""
 
 
 class Tun:
@@ -52,21 +51,6 @@ class Tun:
 
     def fileno(self) -> int:
         return self._device.fd
-
-    def read_into(self, buffer: memoryview) -> int:
-        """One read: virtio_net_hdr and packet, TUN_BUFFER_SIZE bytes at most. 0: nothing to read.
-
-        Raises TunGone when there will never be anything again.
-        """
-        try:
-            return os.readv(self._device.fd, [buffer])
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno in (errno.EBADFD, errno.EBADF, errno.ENODEV):
-                raise TunGone(f"the interface {self.name} was deleted") from error
-            log.debug("reading from %s: %s", self.name, error)
-            return 0
 
     def write(self, unit: memoryview) -> int:
         """Write one unit. Returns how many packets of it the kernel did not take: they are lost.

@@ -1,4 +1,7 @@
-"""One UDP socket that sends and receives batches, and what to do when that fails (reference §6)."""
+"""One UDP socket that sends batches, and what to do when that fails (reference §6).
+
+The fast path receives from it (`meshnode.engine.fast_path`), and sends where nothing is to be thought about.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import sys
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from meshnode.dataplane import DropReason, SocketAddress
 from meshproto.addresses import AddrPort
 
-__all__ = ["Datagrams", "SendState", "UdpOptions", "UdpSocket", "from_socket_address", "to_socket_address"]
+__all__ = ["SendState", "UdpOptions", "UdpSocket", "from_socket_address", "to_socket_address"]
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -24,12 +27,10 @@ SO_MEMINFO: Final = 55
 MEMINFO_SIZE: Final = 36
 MEMINFO_DROPS: Final = 32
 """Nine numbers of 32 bits, the last of which are the drops: `linux/sock_diag.h`."""
-MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own operators cost more than the system call
 IP_MTU_DISCOVER: Final = 10
 IPV6_MTU_DISCOVER: Final = 23
 PMTUDISC_WANT: Final = 1
 PMTUDISC_PROBE: Final = 3
-ANCILLARY_SIZE: Final = 128
 
 MAX_BACKLOG_BYTES: Final = 512 * 1024
 """What may wait for a full socket: the rest of one turn of the tunnel, and the handshakes meanwhile."""
@@ -44,7 +45,6 @@ SHORT_TAIL: Final = b"\x07"
 NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 
 _U16: Final = struct.Struct("=H")
-_I32: Final = struct.Struct("=i")
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,6 @@ class UdpOptions:
     gro: bool = True
     avoid_equal_tail: bool = False
     """No batch whose datagrams are all of one size: Linux 7.0 to 7.1-rc4 mangles those on some devices."""
-
-
-class Datagrams(NamedTuple):
-    """One receive: `length` bytes of the buffer, in datagrams of `stride` bytes, the last maybe shorter."""
-
-    length: int
-    stride: int
-    source: AddrPort
 
 
 class SendState:
@@ -98,8 +90,6 @@ class UdpSocket:
         self.gso = options.gso and _has_gso(sock)
         """Whether batches leave in one call. Turned off when the kernel or the device refuses it."""
         self.gro = options.gro and _enable_gro(sock)
-        self._last_address: object = None
-        self._last_source = AddrPort("", 0)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -267,29 +257,6 @@ class UdpSocket:
 
     def _drop(self, reason: DropReason, size: int, stride: int) -> None:
         self._drops[reason] += -(-size // stride)
-
-    # --- receiving ---
-
-    def receive_into(self, buffer: memoryview) -> Datagrams | None:
-        """One receive into `buffer`, RECEIVE_BUFFER_SIZE bytes. None when there is nothing more to read."""
-        try:
-            length, ancillary, flags, address = self._sock.recvmsg_into([buffer], ANCILLARY_SIZE)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            log.debug("receiving: %s", error)
-            return None
-        stride = length
-        for level, kind, value in ancillary:
-            if level == SOL_UDP and kind == UDP_GRO:
-                (stride,) = _I32.unpack_from(value)
-        if flags & MSG_TRUNC:
-            self._drops[DropReason.TRUNCATED_DATAGRAM] += 1
-            length = 0
-        if address != self._last_address:
-            self._last_address = address
-            self._last_source = AddrPort(address[0], address[1])
-        return Datagrams(length, stride, self._last_source)
 
     def close(self) -> None:
         """Close the socket. Safe to call again."""

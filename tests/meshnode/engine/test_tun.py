@@ -6,14 +6,14 @@ import errno
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from meshnode.dataplane import Coalescing
 from meshnode.dataplane.virtio import GSO_UDP_L4
-from meshnode.engine import Tun, TunGone, UdpSockets
+from meshnode.engine import Tun, UdpSockets
 from meshnode.engine.tun import MAX_REFUSED
 from meshnode.linux import tun_device
 from meshnode.linux.tun_device import TunError, limit_segments, open_tun
@@ -23,6 +23,7 @@ from tests.meshnode.dataplane.kernels import PURE, cut
 from tests.meshnode.dataplane.packets import parse, tcp_packet, udp_packet
 from tests.meshnode.dataplane.test_coalescing import stream
 from tests.meshnode.engine.fakes import FakeTunDevice
+from tests.meshnode.engine.reading import read_into
 
 BUFFER = memoryview(bytearray(70000))
 PACKET = bytes(10) + udp_packet(b"hello")
@@ -37,9 +38,9 @@ def fake() -> Iterator[FakeTunDevice]:
 
 def test_read_and_write(fake: FakeTunDevice) -> None:
     tun = Tun(fake.device)
-    assert tun.read_into(BUFFER) == 0
+    assert read_into(tun, BUFFER) == 0
     fake.give(PACKET)
-    assert bytes(BUFFER[: tun.read_into(BUFFER)]) == PACKET
+    assert bytes(BUFFER[: read_into(tun, BUFFER)]) == PACKET
     assert tun.write(memoryview(PACKET)) == 0
     assert fake.written() == [PACKET]
 
@@ -84,24 +85,6 @@ def test_a_refused_merge_is_written_packet_by_packet(
     assert fake.written() == [bytes(10) + packet for packet in inner] * MAX_REFUSED
     assert tun.coalescing == Coalescing.UDP
     assert "one by one" in caplog.text
-
-
-@pytest.mark.parametrize("failure", [errno.EBADFD, errno.EBADF, errno.ENODEV])
-def test_a_deleted_interface(fake: FakeTunDevice, failure: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int, buffers: Sequence[Any]) -> int:
-        raise OSError(failure, os.strerror(failure))
-
-    monkeypatch.setattr(os, "readv", fail)
-    with pytest.raises(TunGone, match="fake0"):
-        Tun(fake.device).read_into(BUFFER)
-
-
-def test_another_read_error_is_survived(fake: FakeTunDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int, buffers: Sequence[Any]) -> int:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(os, "readv", fail)
-    assert Tun(fake.device).read_into(BUFFER) == 0
 
 
 # --- opening ---
@@ -239,7 +222,7 @@ def test_the_kernel_takes_merged_tcp(tunnel: Tun, sizes: tuple[int, ...]) -> Non
     assert tunnel.write(memoryview(unit)) == 0
     resets = []
     for _ in range(50):
-        length = tunnel.read_into(BUFFER)
+        length = read_into(tunnel, BUFFER)
         if length and BUFFER[19] == 6:
             resets.append(bytes(BUFFER[10:length]))
         if resets:
@@ -257,7 +240,7 @@ def test_the_kernel_gives_superpackets_that_are_cut_right(tunnel: Tun) -> None:
     data = bytes(k % 251 for k in range(20 * 1000 + 7))
     udp = UdpSockets.open()
     udp.send(memoryview(data), 1000, AddrPort("10.255.77.2", 9))
-    while not (length := tunnel.read_into(BUFFER)) or BUFFER[10] >> 4 != 4:
+    while not (length := read_into(tunnel, BUFFER)) or BUFFER[10] >> 4 != 4:
         os.sched_yield()
     udp.close()
     assert BUFFER[1] == GSO_UDP_L4
