@@ -19,6 +19,7 @@ from coordinator.config import Config
 from coordinator.db import check_sqlite, open_sqlite
 from coordinator.derp_map import Relays
 from coordinator.derp_sources import DerpSources
+from coordinator.dns_records import ExtraRecords
 from coordinator.errors import StartupError
 from coordinator.machine_api import MachineApi
 from coordinator.noise_server import NoiseServer
@@ -43,6 +44,7 @@ def check(config: Config) -> None:
         if key.path.exists():
             key.read()
     DerpSources(config.relay, config.state_dir)
+    _extra_records(config)
     check_sqlite(config.database_file)
 
 
@@ -118,13 +120,17 @@ class _Claimed:
     private_key: MachinePrivate
     relay_key: NodePrivate | None
     sources: DerpSources
+    extra_records: ExtraRecords | None
 
     def network(self, config: Config) -> NetworkSettings:
         """What maps are made with."""
         relays = Relays(others=self.sources.derp_map)
         if self.relay_key is not None and self.stun is not None:
             relays = with_embedded(relays, config, self.relay_key, self.stun)
-        return replace(config.network, relays=relays)
+        network = replace(config.network, relays=relays)
+        if self.extra_records is None:
+            return network
+        return replace(network, dns=replace(network.dns, extra_records=self.extra_records.records))
 
 
 def _claim(config: Config, stack: AsyncExitStack) -> _Claimed:
@@ -141,9 +147,15 @@ def _claim(config: Config, stack: AsyncExitStack) -> _Claimed:
     if config.relay.is_enabled:
         relay_key = keyfile.relay_key(config.relay_private_key_file).load_or_create()
     sources = DerpSources(config.relay, config.state_dir)
+    extra_records = _extra_records(config)
     stack.enter_context(files.locked(config.database_file))
     unix_socket = stack.enter_context(files.admin_socket(config.unix_socket, config.unix_socket_permission))
-    return _Claimed(listeners, stun, unix_socket, private_key, relay_key, sources)
+    return _Claimed(listeners, stun, unix_socket, private_key, relay_key, sources, extra_records)
+
+
+def _extra_records(config: Config) -> ExtraRecords | None:
+    path = config.dns.extra_records_path
+    return None if path is None else ExtraRecords(path)
 
 
 def _listen(config: Config) -> list[socket.socket]:
@@ -164,6 +176,8 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         state = await stack.enter_async_context(State.open(database, claimed.network(config), timings))
         _warn_of_long_names(state)
         await stack.enter_async_context(claimed.sources.kept_up_to_date(state.set_other_relays))
+        if claimed.extra_records is not None:
+            await stack.enter_async_context(claimed.extra_records.kept_up_to_date(state.set_extra_records))
         relay = None
         if claimed.relay_key is not None and claimed.stun is not None:
             relay = await stack.enter_async_context(

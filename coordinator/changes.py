@@ -17,15 +17,16 @@ class Change:
     """What a batch of writes touched.
 
     `nodes` were added, altered or removed, went online or offline, expired, or gained or lost a primary
-    route. `users` have a new name or profile. `relays`: there are other relays.
+    route. `users` have a new name or profile. `relays`, `dns`: there are others, or other DNS settings.
     """
 
     nodes: frozenset[NodeID] = frozenset()
     users: frozenset[UserID] = frozenset()
     relays: bool = False
+    dns: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.users or self.relays)
+        return bool(self.nodes or self.users or self.relays or self.dns)
 
     def merge(self, other: Change) -> Change:
         """The change that covers both."""
@@ -33,6 +34,7 @@ class Change:
             nodes=self.nodes | other.nodes,
             users=self.users | other.users,
             relays=self.relays or other.relays,
+            dns=self.dns or other.dns,
         )
 
 

@@ -14,7 +14,6 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -22,7 +21,6 @@ from coordinator.config_values import (
     WrongValue,
     one_of,
     read_allocation,
-    read_domain,
     read_ephemeral_timeout,
     read_expiry,
     read_listen_address,
@@ -33,6 +31,9 @@ from coordinator.config_values import (
     read_seconds,
     read_url,
 )
+from coordinator.dns_config import FIELDS as _DNS_FIELDS
+from coordinator.dns_config import DnsConfig
+from coordinator.dns_settings import reverse_zones
 from coordinator.errors import StartupError
 from coordinator.model import IPNetwork
 from coordinator.relay_config import FIELDS as _RELAY_FIELDS
@@ -64,7 +65,7 @@ class Config:
     unix_socket_permission: int = 0o770
     ephemeral_inactivity_timeout: timedelta = timedelta(minutes=2)
     node_expiry: timedelta | None = None
-    base_domain: str = "mesh.internal"
+    dns: DnsConfig = field(default_factory=DnsConfig)
     log_level: str = "info"
     log_format: str = "text"
     cli_timeout: float = 5.0
@@ -94,7 +95,8 @@ class Config:
             prefix_v4=self.prefix_v4,
             prefix_v6=self.prefix_v6,
             random_allocation=self.random_allocation,
-            base_domain=self.base_domain,
+            base_domain=self.dns.base_domain,
+            dns=self.dns.settings(reverse_zones(self.prefix_v4, self.prefix_v6)),
             node_expiry=self.node_expiry,
         )
 
@@ -130,11 +132,14 @@ def parse(document: object, path: Path) -> Config:
         raise StartupError(f"configuration {path}: expected `key: value` lines at the top")
     values: dict[str, Any] = {}
     relay_values: dict[str, Any] = {}
+    dns_values: dict[str, Any] = {}
+    sections = ((_FIELDS, values), (_RELAY_FIELDS, relay_values), (_DNS_FIELDS, dns_values))
     problems: list[str] = []
     warnings: list[str] = []
     for key, value in _leaves(document, problems):
-        if key in _FIELDS or key in _RELAY_FIELDS:
-            fields, into = (_FIELDS, values) if key in _FIELDS else (_RELAY_FIELDS, relay_values)
+        section = next((one for one in sections if key in one[0]), None)
+        if section is not None:
+            fields, into = section
             name, read = fields[key]
             try:
                 into[name] = read(value)
@@ -148,6 +153,7 @@ def parse(document: object, path: Path) -> Config:
         # Whoever names one family and not the other wants only that one.
         values = {"prefix_v4": None, "prefix_v6": None} | values
     values["relay"] = RelayConfig(**relay_values)
+    values["dns"] = DnsConfig(**dns_values)
     if not problems:
         problems += _contradictions(values)
     if problems:
@@ -178,13 +184,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if config.prefix_v4 is None and config.prefix_v6 is None:
         problems.append("prefixes: at least one of v4 and v6 is needed")
-    host = urlsplit(config.server_url).hostname or ""
-    if config.base_domain and (host == config.base_domain or host.endswith(f".{config.base_domain}")):
-        problems.append(
-            f"dns.base_domain: {config.base_domain} holds the coordinator's own name {host}; "
-            "nodes would look it up among themselves: use another domain"
-        )
-    return problems
+    return problems + config.dns.contradictions(config.server_url)
 
 
 def _doubts(values: Mapping[str, Any]) -> list[str]:
@@ -223,6 +223,7 @@ def _with_absolute_paths(config: Config, directory: Path) -> Config:
         ),
         database_path=None if config.database_path is None else absolute(config.database_path),
         relay=config.relay.with_absolute_paths(directory),
+        dns=config.dns.with_absolute_paths(directory),
     )
 
 
@@ -241,7 +242,6 @@ _FIELDS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "ephemeral_node_inactivity_timeout": ("ephemeral_inactivity_timeout", read_ephemeral_timeout),
     "node.ephemeral.inactivity_timeout": ("ephemeral_inactivity_timeout", read_ephemeral_timeout),
     "node.expiry": ("node_expiry", read_expiry),
-    "dns.base_domain": ("base_domain", read_domain),
     "log.level": ("log_level", one_of("debug", "info", "warn", "warning", "error")),
     "log.format": ("log_format", one_of("text", "json")),
     "cli.timeout": ("cli_timeout", read_seconds),
@@ -274,11 +274,6 @@ _WITHOUT_EFFECT = frozenset(
         "database.sqlite.wal_autocheckpoint",
         "database.sqlite.write_ahead_log",
         "disable_check_updates",
-        "dns.extra_records",
-        "dns.extra_records_path",
-        "dns.magic_dns",
-        "dns.override_local_dns",
-        "dns.search_domains",
         "grpc_allow_insecure",
         "grpc_listen_addr",
         "metrics_listen_addr",
@@ -297,14 +292,13 @@ _WHOLE_SECTIONS = frozenset(
         "auto_update",
         "database.gorm",
         "database.postgres",
-        "dns.nameservers",
         "logtail",
         "oidc",
         "taildrop",
         "tuning",
     }
 )
-_KNOWN = frozenset({*_FIELDS, *_RELAY_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT})
+_KNOWN = frozenset({*_FIELDS, *_RELAY_FIELDS, *_DNS_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT})
 
 
 def _is_set(key: str, value: object) -> bool:

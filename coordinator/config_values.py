@@ -143,10 +143,3 @@ def read_ephemeral_timeout(value: object) -> timedelta:
     if timeout <= MIN_EPHEMERAL_TIMEOUT:
         raise WrongValue("expected more than 65s, or nodes would be removed between two keep-alives")
     return timeout
-
-
-def read_domain(value: object) -> str:
-    text = read_text(value).lower()
-    if text and not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", text):
-        raise WrongValue("expected a domain without a dot at the end, such as mesh.example.org")
-    return text

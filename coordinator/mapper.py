@@ -24,7 +24,7 @@ from coordinator.model import NodeID, NodeRecord, UserID
 from coordinator.nodeviews import NodeView, NodeViews, SnapshotViews, self_node, user_profile
 from coordinator.peerdiff import PeerDiff, diff_peer
 from coordinator.store import Snapshot
-from meshproto.messages import Debug, DERPMap, FilterRule, MapResponse, Node, UserProfile
+from meshproto.messages import Debug, DERPMap, DNSConfig, FilterRule, MapResponse, Node, UserProfile
 
 # Viewers who are told at the same time come from the same snapshot; a few lag behind.
 KEPT_STEPS = 4
@@ -53,6 +53,7 @@ class Mapper:
         return MapResponse(
             node=own,
             derp_map=snapshot.settings.relays.map_for(reached_at),
+            dns_config=snapshot.settings.dns.config_for(viewer, own.cap_map or ()),
             peers=tuple(view.encoded for view in peers),
             user_profiles=_profiles(snapshot, {own.user, *(view.node.user for view in peers)}),
             packet_filters={"base": snapshot.policy.packet_filter(viewer)},
@@ -87,7 +88,10 @@ class Mapper:
         response = step.response(diffs, owners | ({own.user} if own is not None else set()), wall)
         if network is not None:
             response = msgspec.structs.replace(
-                response, derp_map=network.derp_map, packet_filters=network.packet_filters
+                response,
+                derp_map=network.derp_map,
+                packet_filters=network.packet_filters,
+                dns_config=network.dns_config,
             )
         return msgspec.structs.replace(response, node=own)
 
@@ -121,6 +125,7 @@ class _Network:
 
     derp_map: DERPMap | None
     packet_filters: dict[str, tuple[FilterRule, ...] | None] | None
+    dns_config: DNSConfig | None
 
 
 class _Step:
@@ -226,9 +231,19 @@ def _changed_network(told: Snapshot, current: Snapshot, viewer: _Viewer, reached
     old_rules = told.policy.packet_filter(viewer.before)
     rules = current.policy.packet_filter(viewer.after)
     new_map = None if relays == told.settings.relays else relays.map_for(reached_at)
-    if new_map is None and rules == old_rules:
+    dns = _changed_dns(told, current, viewer)
+    if new_map is None and rules == old_rules and dns is None:
         return None
-    return _Network(new_map, None if rules == old_rules else {"base": rules})
+    return _Network(new_map, None if rules == old_rules else {"base": rules}, dns)
+
+
+def _changed_dns(told: Snapshot, current: Snapshot, viewer: _Viewer) -> DNSConfig | None:
+    old, new = told.settings.dns, current.settings.dns
+    if not (old.is_personal or new.is_personal):
+        return None if old is new or old.shared == new.shared else new.shared
+    before = old.config_for(viewer.before, self_node(told, viewer.before).cap_map or ())
+    after = new.config_for(viewer.after, self_node(current, viewer.after).cap_map or ())
+    return None if before == after else after
 
 
 def _profiles(snapshot: Snapshot, owners: Iterable[UserID]) -> tuple[UserProfile, ...]:

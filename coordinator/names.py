@@ -11,17 +11,22 @@ MAX_LABEL = 63
 MAX_FQDN = 255
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LOCAL_SUFFIXES = (".local", ".localdomain", ".lan")
+_NOT_AT_ENDS = re.compile(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$")
 _TAG = re.compile(r"tag:[A-Za-z][A-Za-z0-9-]*")
 
 
 def given_name(hostname: str) -> str:
-    """The DNS label made of what a machine calls itself; `node` when nothing usable is left."""
-    name = hostname.lower()
+    """The DNS label made of what a machine calls itself; `node` when nothing usable is left.
+
+    Step by step as Headscale does it, so that a name made there counts as made from the hostname here too:
+    what is too long is cut before the rest, and only lower-case suffixes are taken off.
+    """
     for suffix in _LOCAL_SUFFIXES:
-        name = name.removesuffix(suffix)
+        hostname = hostname.removesuffix(suffix)
+    name = hostname.encode(errors="ignore")[:MAX_LABEL].decode(errors="ignore")
+    name = _NOT_AT_ENDS.sub("", name)
     name = re.sub(r"[ .@_]", "-", name)
-    name = re.sub(r"[^a-z0-9-]", "", name)
-    return name.strip("-")[:MAX_LABEL].rstrip("-") or "node"
+    return re.sub(r"[^A-Za-z0-9-]", "", name).lower() or "node"
 
 
 def unique_name(label: str, taken: Container[str]) -> str:

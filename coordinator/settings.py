@@ -7,6 +7,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 
 from coordinator.derp_map import Relays
+from coordinator.dns_settings import DnsSettings
 from meshproto.routes import CGNAT_RANGE, ULA_RANGE
 
 
@@ -28,3 +29,4 @@ class NetworkSettings:
     base_domain: str = ""
     node_expiry: timedelta | None = None
     relays: Relays = field(default_factory=Relays)
+    dns: DnsSettings = field(default_factory=DnsSettings)

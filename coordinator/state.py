@@ -46,6 +46,7 @@ from coordinator.store import (
     MarkExpired,
     PutNode,
     RemoveNode,
+    SetExtraRecords,
     SetOnline,
     SetOtherRelays,
     Snapshot,
@@ -54,7 +55,7 @@ from coordinator.store import (
 )
 from coordinator.writer import Writer
 from meshproto.keys import MachinePublic, NodePublic
-from meshproto.messages import DERPMap, MapRequest, RegisterRequest, RegisterResponse
+from meshproto.messages import DERPMap, DNSRecord, MapRequest, RegisterRequest, RegisterResponse
 
 API_KEY_USE_STEP = timedelta(minutes=1)
 
@@ -283,6 +284,12 @@ class State:
     async def set_other_relays(self, derp_map: DERPMap) -> None:
         """The relays besides the one inside, from now on."""
         await self._writer.submit(lambda _view: ([SetOtherRelays(derp_map)], None))
+
+    # DNS.
+
+    async def set_extra_records(self, records: tuple[DNSRecord, ...]) -> None:
+        """The names that nodes answer besides their own, from now on."""
+        await self._writer.submit(lambda _view: ([SetExtraRecords(records)], None))
 
     # Machines.
 

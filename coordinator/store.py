@@ -28,7 +28,7 @@ from coordinator.policy import ALLOW_ALL, Policy
 from coordinator.primaries import Primaries
 from coordinator.settings import NetworkSettings
 from meshproto.keys import MachinePublic, NodePublic
-from meshproto.messages import DERPMap
+from meshproto.messages import DERPMap, DNSRecord
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -169,6 +169,13 @@ class SetOtherRelays:
     derp_map: DERPMap
 
 
+@dataclass(frozen=True, slots=True)
+class SetExtraRecords:
+    """The names that nodes answer besides their own, in place of those before. Not stored."""
+
+    records: tuple[DNSRecord, ...]
+
+
 Update: TypeAlias = (
     PutUser
     | RemoveUser
@@ -181,6 +188,7 @@ Update: TypeAlias = (
     | SetOnline
     | MarkExpired
     | SetOtherRelays
+    | SetExtraRecords
 )
 
 
@@ -313,6 +321,7 @@ class Draft:
             nodes=frozenset(self._changed_nodes),
             users=frozenset(self.touched_users),
             relays=self.settings.relays.others != self.base.settings.relays.others,
+            dns=self.settings.dns != self.base.settings.dns,
         )
 
     @property
@@ -350,6 +359,9 @@ class Draft:
                 case SetOtherRelays(derp_map):
                     relays = replace(self.settings.relays, others=derp_map)
                     self.settings = replace(self.settings, relays=relays)
+                case SetExtraRecords(records):
+                    dns = replace(self.settings.dns, extra_records=records)
+                    self.settings = replace(self.settings, dns=dns)
 
     def _put_node(self, node: NodeRecord) -> None:
         before = self.nodes.get(node.id)

@@ -117,6 +117,7 @@ LAYERS: dict[str, Layer] = {
     "coordinator.changes": Layer.PURE,
     "coordinator.channel": Layer.PURE,
     "coordinator.derp_map": Layer.PURE,
+    "coordinator.dns_settings": Layer.PURE,
     "coordinator.errors": Layer.PURE,
     "coordinator.ipalloc": Layer.PURE,
     "coordinator.mapper": Layer.PURE,

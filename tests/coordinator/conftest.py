@@ -12,6 +12,7 @@ import pytest
 
 from coordinator.app import Coordinator, running
 from coordinator.config import Config
+from coordinator.dns_config import DnsConfig
 from coordinator.model import NodeRecord
 from coordinator.relay_config import RelayConfig
 from coordinator.state import State, Timings
@@ -32,7 +33,7 @@ class Server:
             listen_addr=ListenAddress("127.0.0.1", 0),
             state_dir=directory / "state",
             unix_socket=directory / "coordinator.sock",
-            base_domain="mesh.test",
+            dns=DnsConfig(base_domain="mesh.test"),
             relay=RelayConfig(stun_listen_addr=FREE_PORT, stun_alternate_listen_addr=FREE_PORT),
         )
         self._running = AsyncExitStack()

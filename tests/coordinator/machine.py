@@ -23,6 +23,7 @@ from meshproto.early import EarlyPayloadReader
 from meshproto.keys import DiscoPrivate, MachinePrivate, MachinePublic, NodePrivate, NodePublic
 from meshproto.messages import (
     DERPMap,
+    DNSConfig,
     Hostinfo,
     MapRequest,
     MapResponse,
@@ -48,11 +49,13 @@ class NetMap:
     owners: dict[int, str] = field(default_factory=dict)
     filters: dict[str, Any] = field(default_factory=dict)
     relays: DERPMap | None = None
+    dns: DNSConfig | None = None
 
     def apply(self, response: MapResponse) -> None:
         """Take over what `response` says; absent means unchanged."""
         self.own = response.node or self.own
         self.relays = response.derp_map or self.relays
+        self.dns = self.dns if response.dns_config is None else response.dns_config
         if response.peers:
             self.peers = {peer.id: peer for peer in response.peers}
         else:

@@ -11,6 +11,7 @@ import yaml
 
 from coordinator import config as config_module
 from coordinator.config import Config, load, parse
+from coordinator.dns_config import DnsConfig
 from coordinator.errors import StartupError
 from coordinator.relay_config import RelayConfig
 from derp.listen import ListenAddress
@@ -73,7 +74,7 @@ def test_every_key() -> None:
         unix_socket_permission=0o700,
         ephemeral_inactivity_timeout=timedelta(minutes=30),
         node_expiry=timedelta(days=180),
-        base_domain="mesh.example.net",
+        dns=DnsConfig(base_domain="mesh.example.net", magic_dns=False),
         log_level="debug",
         log_format="json",
         cli_timeout=10.0,

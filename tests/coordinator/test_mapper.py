@@ -108,8 +108,8 @@ def test_a_flap_is_not_news() -> None:
 
 def test_merge_covers_every_field_of_a_change() -> None:
     for item in fields(Change):
-        if item.name == "relays":
-            one = both = Change(relays=True)
+        if isinstance(item.default, bool):
+            one = both = Change(**{item.name: True})
             two = NOTHING
         else:
             one = Change(**{item.name: frozenset({1})})

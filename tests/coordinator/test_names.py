@@ -25,6 +25,12 @@ from coordinator.errors import Invalid
         ("", "node"),
         ("a" * 70, "a" * 63),
         ("a" * 62 + ".b", "a" * 62),
+        ("ä" * 40 + "web", "node"),
+        ("SERVER.LOCAL", "server-local"),
+        ("a.lan.local", "a"),
+        ("a b@c_d", "a-b-c-d"),
+        ("-日本-web-日本-", "web"),
+        ("\u212a", "node"),
     ],
 )
 def test_given_names(hostname: str, expected: str) -> None:
