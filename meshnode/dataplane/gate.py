@@ -32,8 +32,8 @@ PROVEN_RATE: Final = (20.0, 5.0, 1.0)
 FIRST_TRY_RATE: Final = (0.2, 1.0, 5.0)
 """The same for a source without one: one message per retransmission interval of an honest initiator."""
 
-REPLY_RATE: Final = (20.0, 5.0, 1.0)
-"""Cookie replies to one source."""
+REPLY_RATE: Final = (2.0, 5.0, 3.0)
+"""Cookie replies to one source: several peers may be behind it, and each needs one in five seconds."""
 
 _SIZES: Final = {1: 148, 2: 92}
 _TYPES: Final = (b"\x01\0\0\0", b"\x02\0\0\0")

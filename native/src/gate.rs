@@ -105,7 +105,7 @@ impl Gate {
             loaded_until: f64::NEG_INFINITY,
             proven: Buckets::new(20.0, 5.0, IDLE),
             first_tries: Buckets::new(0.2, 1.0, 5.0),
-            replies: Buckets::new(20.0, 5.0, IDLE),
+            replies: Buckets::new(2.0, 5.0, 3.0),
         }
     }
 

@@ -188,7 +188,7 @@ def test_one_address_is_answered_at_a_bounded_rate() -> None:
         flood(b, 400, (FLOODER[0], port))
     assert len(b.device._admission) == constants.UNDER_LOAD_DEPTH + 1
     assert len(b.device.take_datagrams()) == REPLIES_AT_ONCE
-    world.now += 0.15
+    world.now += 1.5
     flood(b, 400)
     assert len(b.device.take_datagrams()) == 3
     admitted = constants.UNDER_LOAD_DEPTH + 1
