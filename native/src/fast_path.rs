@@ -438,6 +438,10 @@ impl<H> FastPath<H> {
         turn: &mut Turn,
     ) {
         let source = received.source;
+        if received.length <= received.stride && is_handshake(&self.received[..received.length]) {
+            self.sort_out(0, received.length, source, tables.gate, now, turn); // most of what a flood is made of
+            return;
+        }
         self.batch.open_in_place(
             tables.sessions,
             tables.allowed_ips,
@@ -453,15 +457,29 @@ impl<H> FastPath<H> {
             }
         }
         self.hear(source, socket, turn);
-        for &(offset, length) in &self.batch.other {
-            let datagram = &self.received[offset..offset + length];
-            let verdict = is_handshake(datagram).then(|| judge(tables.gate, datagram, source, now));
-            match verdict {
-                None | Some(Verdict::Admit | Verdict::Reply) => {
-                    turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
-                }
-                Some(refusal) => self.moved.refused[refusal as usize] += 1,
+        for number in 0..self.batch.other.len() {
+            let (offset, length) = self.batch.other[number];
+            self.sort_out(offset, length, source, tables.gate, now, turn);
+        }
+    }
+
+    /// What is no transport data goes to Python, unless the gate refuses it.
+    fn sort_out(
+        &mut self,
+        offset: usize,
+        length: usize,
+        source: SocketAddr,
+        gate: &mut Gate,
+        now: f64,
+        turn: &mut Turn,
+    ) {
+        let datagram = &self.received[offset..offset + length];
+        let verdict = is_handshake(datagram).then(|| judge(gate, datagram, source, now));
+        match verdict {
+            None | Some(Verdict::Admit | Verdict::Reply) => {
+                turn.messages.push(Message { verdict, bytes: datagram.to_vec(), source });
             }
+            Some(refusal) => self.moved.refused[refusal as usize] += 1,
         }
     }
 
