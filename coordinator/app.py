@@ -24,6 +24,7 @@ from coordinator.errors import StartupError
 from coordinator.machine_api import MachineApi
 from coordinator.noise_server import NoiseServer
 from coordinator.poll import MapSessions
+from coordinator.probes import RouterProbes
 from coordinator.relay import EmbeddedRelay, with_embedded
 from coordinator.settings import NetworkSettings
 from coordinator.state import State, Timings
@@ -189,6 +190,9 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
         admin_app = api.create_app(state)
         app = http.create_app(state, noise_server, claimed.private_key)
+        probes = RouterProbes(state, sessions, config.probes)
+        probes.add_to(app)
+        await stack.enter_async_context(probes.running())
         if relay is not None:
             admin_app.router.add_get("/metrics", relay.show_figures)
             relay.add_to(app)

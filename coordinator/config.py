@@ -28,6 +28,8 @@ from coordinator.config_values import (
     read_permission,
     read_prefix_v4,
     read_prefix_v6,
+    read_probe_interval,
+    read_probe_timeout,
     read_seconds,
     read_url,
 )
@@ -38,6 +40,7 @@ from coordinator.errors import StartupError
 from coordinator.model import IPNetwork
 from coordinator.relay_config import FIELDS as _RELAY_FIELDS
 from coordinator.relay_config import RelayConfig
+from coordinator.router_health import ProbeTimes
 from coordinator.settings import NetworkSettings
 from derp.listen import ListenAddress
 from meshproto.routes import CGNAT_RANGE, ULA_RANGE
@@ -66,6 +69,7 @@ class Config:
     ephemeral_inactivity_timeout: timedelta = timedelta(minutes=2)
     node_expiry: timedelta | None = None
     dns: DnsConfig = field(default_factory=DnsConfig)
+    probes: ProbeTimes = field(default_factory=ProbeTimes)
     log_level: str = "info"
     log_format: str = "text"
     cli_timeout: float = 5.0
@@ -133,7 +137,13 @@ def parse(document: object, path: Path) -> Config:
     values: dict[str, Any] = {}
     relay_values: dict[str, Any] = {}
     dns_values: dict[str, Any] = {}
-    sections = ((_FIELDS, values), (_RELAY_FIELDS, relay_values), (_DNS_FIELDS, dns_values))
+    probe_values: dict[str, Any] = {}
+    sections = (
+        (_FIELDS, values),
+        (_RELAY_FIELDS, relay_values),
+        (_DNS_FIELDS, dns_values),
+        (_PROBE_FIELDS, probe_values),
+    )
     problems: list[str] = []
     warnings: list[str] = []
     for key, value in _leaves(document, problems):
@@ -154,6 +164,7 @@ def parse(document: object, path: Path) -> Config:
         values = {"prefix_v4": None, "prefix_v6": None} | values
     values["relay"] = RelayConfig(**relay_values)
     values["dns"] = DnsConfig(**dns_values)
+    values["probes"] = ProbeTimes(**probe_values)
     if not problems:
         problems += _contradictions(values)
     if problems:
@@ -184,6 +195,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if config.prefix_v4 is None and config.prefix_v6 is None:
         problems.append("prefixes: at least one of v4 and v6 is needed")
+    if 0 < config.probes.interval_s <= config.probes.timeout_s:
+        problems.append("node.routes.ha.probe_timeout: expected less than node.routes.ha.probe_interval")
     return problems + config.dns.contradictions(config.server_url)
 
 
@@ -247,6 +260,11 @@ _FIELDS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "cli.timeout": ("cli_timeout", read_seconds),
 }
 
+_PROBE_FIELDS: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "node.routes.ha.probe_interval": ("interval_s", read_probe_interval),
+    "node.routes.ha.probe_timeout": ("timeout_s", read_probe_timeout),
+}
+
 # Headscale's keys that this version does not act on, and that must not be passed over in silence.
 _UNSAFE_TO_IGNORE = {
     "database.type": "this version stores in sqlite only; set it to sqlite",
@@ -277,8 +295,6 @@ _WITHOUT_EFFECT = frozenset(
         "grpc_allow_insecure",
         "grpc_listen_addr",
         "metrics_listen_addr",
-        "node.routes.ha.probe_interval",
-        "node.routes.ha.probe_timeout",
         "preauth_keys.revoked_retention",
         "randomize_client_port",
         "tls_letsencrypt_cache_dir",
@@ -298,7 +314,9 @@ _WHOLE_SECTIONS = frozenset(
         "tuning",
     }
 )
-_KNOWN = frozenset({*_FIELDS, *_RELAY_FIELDS, *_DNS_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT})
+_KNOWN = frozenset(
+    {*_FIELDS, *_RELAY_FIELDS, *_DNS_FIELDS, *_PROBE_FIELDS, *_UNSAFE_TO_IGNORE, *_WITHOUT_EFFECT}
+)
 
 
 def _is_set(key: str, value: object) -> bool:

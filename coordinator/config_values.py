@@ -134,6 +134,20 @@ def read_seconds(value: object) -> float:
     return read_duration(value).total_seconds()
 
 
+def read_probe_interval(value: object) -> float:
+    seconds = read_seconds(value)
+    if 0 < seconds < 2:
+        raise WrongValue("expected 2s or more, or 0 for no probes")
+    return seconds
+
+
+def read_probe_timeout(value: object) -> float:
+    seconds = read_seconds(value)
+    if seconds < 1:
+        raise WrongValue("expected 1s or more")
+    return seconds
+
+
 def read_expiry(value: object) -> timedelta | None:
     return read_duration(value) or None
 

@@ -8,9 +8,11 @@ is sent is always the latest. Responses that are the same for many nodes are enc
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from coordinator.changes import NOTHING, Change
@@ -21,7 +23,7 @@ from coordinator.noise_server import Exchange
 from coordinator.state import State
 from coordinator.store import Snapshot
 from meshproto import codec
-from meshproto.messages import MapResponse
+from meshproto.messages import MapResponse, PingRequest
 
 KEEPALIVE_S = 50.0  # since the last message, plus up to KEEPALIVE_JITTER_S; clients give up after 120
 KEEPALIVE_JITTER_S = 9.0
@@ -34,6 +36,7 @@ MAX_BUILDING = 4  # full maps being made at a time
 LARGE_MAP = 64 * 1024  # bytes of JSON from which compression leaves the event loop
 
 logger = logging.getLogger(__name__)
+_numbers = itertools.count(1)
 
 
 class MapSession:
@@ -46,12 +49,19 @@ class MapSession:
         self.target = told
         self.change = NOTHING
         self.replaced = False
+        self.number = next(_numbers)
+        self.ping: PingRequest | None = None
         self._woken = asyncio.Event()
 
     def offer(self, target: Snapshot, change: Change) -> None:
         """There is something to tell."""
         self.target = target
         self.change = self.change.merge(change) if self.change else change
+        self._woken.set()
+
+    def ask(self, ping: PingRequest) -> None:
+        """The node is to answer `ping`, in place of one that was not sent yet."""
+        self.ping = ping
         self._woken.set()
 
     def replace(self) -> None:
@@ -90,6 +100,19 @@ class MapSessions:
         self._unsubscribe()
         if self._tick is not None:
             self._tick.cancel()
+
+    def numbers_of(self, nodes: Iterable[NodeID]) -> dict[NodeID, int]:
+        """The number of the current session of each of `nodes` that has one; no two sessions share one."""
+        return {node: self._sessions[node].number for node in nodes if node in self._sessions}
+
+    def ping(self, node_id: NodeID, target: str) -> None:
+        """Ask the node, if it polls, for a HEAD of `target`, a path and query of ours."""
+        session = self._sessions.get(node_id)
+        if session is None:
+            return
+        base = self._state.snapshot.settings.server_url or session.reached_at
+        if base:
+            session.ask(PingRequest(url=base + target))
 
     async def stream(self, exchange: Exchange, node_id: NodeID, compress: bool, reached_at: str) -> None:
         """Answer a streaming poll: the full map, then changes and keep-alives until either side ends it.
@@ -147,11 +170,20 @@ class MapSessions:
         if session.replaced:
             return False
         started = time.perf_counter()
-        frame = self._next_frame(session, compress) if has_news else _KEEPALIVE[compress]
-        if frame is not None:
+        for frame in self._next_frames(session, compress) if has_news else [_KEEPALIVE[compress]]:
             await self._write(exchange, session, frame)
         self._spent_s += min(time.perf_counter() - started, MAX_CHARGE_S)
         return True
+
+    def _next_frames(self, session: MapSession, compress: bool) -> list[bytes]:
+        frames = []
+        ping, session.ping = session.ping, None
+        if ping is not None:
+            # Beside a keep-alive clients answer it without looking at their map again.
+            response = MapResponse(keep_alive=True, ping_request=ping)
+            frames.append(codec.frame_map_response(codec.encode(response), compress))
+        frame = self._next_frame(session, compress) if session.change else None
+        return frames if frame is None else [*frames, frame]
 
     def _next_frame(self, session: MapSession, compress: bool) -> bytes | None:
         """The message that brings the session up to its target; None when it would say nothing."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -49,6 +49,7 @@ from coordinator.store import (
     SetExtraRecords,
     SetOnline,
     SetOtherRelays,
+    SetRouterHealth,
     Snapshot,
     Update,
     View,
@@ -284,6 +285,12 @@ class State:
     async def set_other_relays(self, derp_map: DERPMap) -> None:
         """The relays besides the one inside, from now on."""
         await self._writer.submit(lambda _view: ([SetOtherRelays(derp_map)], None))
+
+    # Routers.
+
+    async def set_router_health(self, health: Mapping[NodeID, bool]) -> None:
+        """Those that answer are well, others are passed over while another one can serve."""
+        await self._writer.submit(lambda _view: ([SetRouterHealth(health)], None))
 
     # DNS.
 

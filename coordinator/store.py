@@ -170,6 +170,13 @@ class SetOtherRelays:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRouterHealth:
+    """The nodes that answer probes from now on, and those that do not. Not stored."""
+
+    health: Mapping[NodeID, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class SetExtraRecords:
     """The names that nodes answer besides their own, in place of those before. Not stored."""
 
@@ -189,6 +196,7 @@ Update: TypeAlias = (
     | MarkExpired
     | SetOtherRelays
     | SetExtraRecords
+    | SetRouterHealth
 )
 
 
@@ -359,6 +367,8 @@ class Draft:
                 case SetOtherRelays(derp_map):
                     relays = replace(self.settings.relays, others=derp_map)
                     self.settings = replace(self.settings, relays=relays)
+                case SetRouterHealth(health):
+                    self._judge(health)
                 case SetExtraRecords(records):
                     dns = replace(self.settings.dns, extra_records=records)
                     self.settings = replace(self.settings, dns=dns)
@@ -388,7 +398,13 @@ class Draft:
         self._writable_expired().discard(node_id)
         self._touch_routes(node_id)
 
+    def _judge(self, health: Mapping[NodeID, bool]) -> None:
+        self.primaries, affected = self.primaries.judge(health)
+        self._changed_nodes |= affected
+
     def _set_online(self, node_id: NodeID, online: bool) -> None:
+        if online:
+            self._judge({node_id: True})  # a new session is a new chance
         if online == (node_id in self._online):
             return
         self._writable_online().symmetric_difference_update({node_id})

@@ -133,6 +133,7 @@ LAYERS: dict[str, Layer] = {
     "coordinator.relay_certificate": Layer.PURE,
     "coordinator.relay_tls": Layer.ADAPTER,
     "coordinator.reports": Layer.PURE,
+    "coordinator.router_health": Layer.PURE,
     "coordinator.settings": Layer.PURE,
     "coordinator.store": Layer.PURE,
     "coordinator.db": Layer.ADAPTER,
