@@ -53,6 +53,7 @@ LAYERS: dict[str, Layer] = {
     "derp.counters": Layer.PURE,
     "derp.drops": Layer.PURE,
     "derp.files": Layer.ADAPTER,
+    "derp.frame_reader": Layer.PURE,
     "derp.frames": Layer.PURE,
     "derp.keyfile": Layer.ADAPTER,
     "derp.liveness": Layer.PURE,
