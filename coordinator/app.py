@@ -15,6 +15,7 @@ from aiohttp import web
 
 from coordinator import __version__, api, files, http, keyfile, logs, names
 from coordinator.acceptor import Acceptor
+from coordinator.api import debug
 from coordinator.config import Config
 from coordinator.db import check_sqlite, open_sqlite
 from coordinator.derp_map import Relays
@@ -190,6 +191,7 @@ async def running(config: Config, timings: Timings | None = None) -> AsyncIterat
         noise_server = await stack.enter_async_context(NoiseServer.open(machine_api.handle))
         admin_app = api.create_app(state)
         app = http.create_app(state, noise_server, claimed.private_key)
+        debug.add_to(admin_app, state)
         probes = RouterProbes(state, sessions, config.probes)
         probes.add_to(app)
         await stack.enter_async_context(probes.running())

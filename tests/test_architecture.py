@@ -137,6 +137,7 @@ LAYERS: dict[str, Layer] = {
     "coordinator.router_health": Layer.PURE,
     "coordinator.settings": Layer.PURE,
     "coordinator.store": Layer.PURE,
+    "coordinator.visibility": Layer.PURE,
     "coordinator.db": Layer.ADAPTER,
     "coordinator.schema": Layer.ADAPTER,
     "coordinator.migrations": Layer.ADAPTER,

@@ -10,6 +10,7 @@ import click
 
 from coordinator.cli.arguments import hoist, requested_format
 from coordinator.cli.auth import auth
+from coordinator.cli.debug import debug, generate
 from coordinator.cli.grammar import SWITCHES, Group, did_you_mean
 from coordinator.cli.invocation import OUTPUT_FORMATS, Invocation
 from coordinator.cli.nodes import nodes
@@ -47,7 +48,19 @@ root.params.insert(
         help="Print the version.",
     ),
 )
-for command in (serve, users, nodes, preauthkeys, auth, health, version, configtest, completion):
+for command in (
+    serve,
+    users,
+    nodes,
+    preauthkeys,
+    auth,
+    health,
+    version,
+    configtest,
+    debug,
+    generate,
+    completion,
+):
     root.add_command(command)
 
 
