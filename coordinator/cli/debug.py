@@ -1,4 +1,4 @@
-"""`coordinator debug`, what nodes are told and why two do not see each other; `coordinator generate`, keys."""
+"""`coordinator debug`: what nodes are told, and why two do not see each other; `coordinator generate`."""
 
 from __future__ import annotations
 
