@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from coordinator.derp_map import MalformedMap
@@ -145,8 +147,16 @@ def _server_key_seeds() -> Sequence[bytes]:
 _SERVER = ServerURL.parse("https://control.example")
 
 
+@cache
+def _idle_loop() -> asyncio.AbstractEventLoop:
+    """What a reader belongs to that never waits: it does not run."""
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
+
+
 async def _read_key(data: bytes) -> None:
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(loop=_idle_loop())
     reader.feed_data(data)
     reader.feed_eof()
     head = await http1.read_head(reader)
