@@ -121,7 +121,7 @@ class MachineChannel:
         self._quiet_since = now
         try:
             received = self._h2.receive_data(plaintext)
-        except h2.exceptions.ProtocolError as error:
+        except (h2.exceptions.ProtocolError, UnicodeDecodeError) as error:  # the latter: of a header
             raise ChannelClosed(f"HTTP/2: {error}") from error
         return [event for raw in received if (event := self._handle(raw, now)) is not None]
 

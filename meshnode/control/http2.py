@@ -51,7 +51,10 @@ class Response:
     async def head(self) -> None:
         """Wait for status and headers. Raises ConnectionLost."""
         self.headers = await asyncio.shield(self._headers)
-        self.status = int(self.headers[":status"])
+        status = self.headers.get(":status", "")
+        if not (len(status) == 3 and status.isascii() and status.isdecimal()):
+            raise ConnectionLost("the coordinator sent an answer without a status")
+        self.status = int(status)
 
     def __aiter__(self) -> Self:
         """The body as it comes."""
@@ -216,7 +219,7 @@ class Http2Client:
                     break
         except ConnectionLost as error:
             failure = error
-        except h2.exceptions.ProtocolError as error:
+        except (h2.exceptions.ProtocolError, UnicodeDecodeError) as error:  # the latter: of a header
             failure = ConnectionLost(f"the coordinator broke the HTTP/2 protocol: {error}")
         await self._end(failure)
 

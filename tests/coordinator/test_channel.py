@@ -217,6 +217,14 @@ def test_a_forged_record_closes() -> None:
         pair.channel.receive_data(struct.pack(">BH", 4, 32) + bytes(32), 0.0)
 
 
+def test_a_header_that_is_no_text_closes() -> None:
+    pair = Pair()
+    pair.exchange()
+    pair.h2.send_headers(1, [*HEADERS, (b"x", b"\xc5")], end_stream=True)
+    with pytest.raises(ChannelClosed, match="utf-8"):
+        pair.send()
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_inside_the_records_end_cleanly_or_not_at_all(data: bytes) -> None:
     pair = Pair()

@@ -6,6 +6,7 @@ hostile other end would.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from derp.frames import FrameError
 from derp.relay_node import RelayNode
 from derp.server_core import ServerCore
 from derp.session import Arrival, SessionClosed
+from meshnode.control.errors import ConnectionLost
+from meshnode.control.http2 import Http2Client
 from meshproto.box import NONCE_SIZE, Box
 from meshproto.codec import MalformedMessage, MapStreamReader, frame_map_response
 from meshproto.early import MAGIC, EarlyPayloadReader
@@ -159,6 +162,49 @@ def _channel_seeds() -> Sequence[bytes]:
     client.send_headers(3, headers, end_stream=True)
     client.reset_stream(3)
     return [_whole(client.data_to_send())]
+
+
+class _Pieces:
+    """A byte stream with an end."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    async def receive(self) -> bytes:
+        await asyncio.sleep(0)
+        return next((piece for piece in self._pieces if piece), b"")
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def _ask(pieces: list[bytes]) -> None:
+    client = Http2Client(_Pieces(pieces), "x")
+    try:
+        await client.start()
+        response = await client.request("POST", "/machine/map", b"{}")
+        await response.read(1 << 20)
+    except ConnectionLost:
+        pass
+    finally:
+        await client.close()
+
+
+def _http2_client(data: bytes) -> None:
+    """What a coordinator sends, and then it is gone: so nobody waits for more."""
+    with asyncio.Runner() as runner:
+        runner.run(asyncio.wait_for(_ask(Input(data).pieces()), 30))
+
+
+def _http2_client_seeds() -> Sequence[bytes]:
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    server.initiate_connection()
+    server.receive_data(_channel_seeds()[0][1:])
+    server.send_headers(1, [(":status", "200"), ("x", "y")])
+    server.send_data(1, b"answer", end_stream=True)
+    server.ping(bytes(8))
+    return [_whole(server.data_to_send())]
 
 
 # --- DERP ---
@@ -310,6 +356,7 @@ TARGETS = [
     parser("early_payload", _early, _early_seeds, MalformedMessage),
     parser("map_stream", _map_stream, _map_stream_seeds, MalformedMessage),
     Target("machine_channel", _channel, _channel_seeds),
+    Target("http2_client", _http2_client, _http2_client_seeds),
     Target("derp_logins", _logins, _login_seeds),
     Target("derp_client", _derp_client, _derp_client_seeds),
     Target("derp_server", _derp_server, _derp_server_seeds),

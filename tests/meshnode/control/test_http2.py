@@ -78,7 +78,9 @@ class Server:
         if path == "/goaway":
             self.h2.close_connection()
             return
-        self.h2.send_headers(stream_id, [(":status", "404" if path == "/missing" else "200")])
+        status = {"/missing": "404", "/odd": "2x0"}.get(path, "200")
+        extra = [(b"x", b"\xc5")] if path == "/no-text" else []
+        self.h2.send_headers(stream_id, [(":status", status), *extra])
         if path.startswith("/size/"):
             self.pending[stream_id] = memoryview(bytes(int(path.removeprefix("/size/"))))
         elif path == "/endless":
@@ -120,6 +122,13 @@ async def test_a_request_and_its_answer(pair: tuple[Http2Client, Server]) -> Non
     assert await response.read(100) == b"hello"
     missing = await client.request("POST", "/missing", b"")
     assert missing.status == 404
+
+
+@pytest.mark.parametrize("path", ["/no-text", "/odd"])
+async def test_a_head_that_makes_no_sense_is_no_answer(pair: tuple[Http2Client, Server], path: str) -> None:
+    client, _ = pair
+    with pytest.raises(ConnectionLost):
+        await asyncio.wait_for(client.request("POST", path, b""), 5)
 
 
 async def test_many_requests_at_once(pair: tuple[Http2Client, Server]) -> None:
