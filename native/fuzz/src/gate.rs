@@ -94,7 +94,7 @@ pub fn run(data: &[u8]) {
         loaded_until: f64::NEG_INFINITY,
         proven: Buckets::new(20.0, 5.0),
         first_tries: Buckets::new(0.2, 1.0),
-        replies: Buckets::new(20.0, 5.0),
+        replies: Buckets::new(2.0, 5.0),
     };
     let mut now = 0.0;
     while !input.is_empty() {
