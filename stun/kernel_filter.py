@@ -14,10 +14,7 @@ from typing import Final
 
 from stun.messages import HEADER_SIZE, MessageType
 
-_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; the socket module has no names for these
-_SO_MEMINFO: Final = 55
-_MEMINFO: Final = struct.Struct("=9I")
-_DROPS: Final = 8  # index in it (linux/sock_diag.h): everything that the socket did not take
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; the socket module has no name for it
 _UDP_HEADER_SIZE: Final = 8
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")  # operation, steps if true, steps if false, operand
@@ -49,12 +46,3 @@ def attach(sock: socket.socket) -> None:
     kept = ctypes.create_string_buffer(code, len(code))  # the kernel copies it during the call
     program = _PROGRAM.pack(len(_INSTRUCTIONS), ctypes.addressof(kept))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-
-
-def dropped(sock: socket.socket) -> int:
-    """Datagrams that the kernel has dropped at this socket: filtered, or its buffer was full."""
-    try:
-        info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-    except OSError:
-        return 0  # Linux before 4.12 does not tell
-    return int(_MEMINFO.unpack(info)[_DROPS]) if len(info) == _MEMINFO.size else 0

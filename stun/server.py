@@ -17,6 +17,7 @@ from typing import Any
 from stun import kernel_filter
 from stun.messages import TransportAddress
 from stun.responder import Reply, Responder
+from stun.socket_drops import dropped
 
 BATCH_SIZE = 64  # datagrams per turn of the event loop, so that a flood leaves time for others
 MAX_DATAGRAM = 2048  # bytes; no request that we answer comes near
@@ -71,7 +72,7 @@ class StunServer:
     @property
     def kernel_drops(self) -> int:
         """Datagrams that never reached the responder: no binding requests, or too many at once."""
-        return sum(kernel_filter.dropped(endpoint.socket) for endpoint in self._endpoints.values())
+        return sum(dropped(endpoint.socket) for endpoint in self._endpoints.values())
 
     def close(self) -> None:
         """Stop answering."""

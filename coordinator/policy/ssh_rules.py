@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from coordinator.model import IPAddress, NodeID, User, UserID
 from coordinator.policy.login_users import LoginUsers
+from coordinator.policy.names import Node
 from meshproto.messages import SSHAction, SSHPolicy, SSHPrincipal, SSHRule
 
 DEFAULT_CHECK_PERIOD: Final = timedelta(hours=12)
@@ -26,19 +27,6 @@ ACCEPT: Final = SSHAction(
 CHECK_PATH: Final = "/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID?local_user=$LOCAL_USER"
 
 Principals = tuple[SSHPrincipal, ...]
-
-
-class Node(Protocol):
-    """What these rules need of a node."""
-
-    @property
-    def id(self) -> NodeID: ...
-    @property
-    def user_id(self) -> UserID | None: ...
-    @property
-    def tags(self) -> tuple[str, ...]: ...
-    @property
-    def addresses(self) -> tuple[IPAddress, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

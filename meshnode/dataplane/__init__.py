@@ -6,7 +6,7 @@ its tunnel device takes back. The buffers of a call are the call's until it retu
 """
 
 from meshnode.dataplane.drops import DropReason, count_drop
-from meshnode.dataplane.gate import Verdict, cookie, is_handshake
+from meshnode.dataplane.gate import REFUSALS, Verdict, cookie, is_handshake
 from meshnode.dataplane.kernel import (
     KERNEL,
     WHY_PURE,
@@ -51,6 +51,7 @@ __all__ = [
     "MAX_UNIT_SEGMENTS",
     "NO_PEER",
     "RECEIVE_BUFFER_SIZE",
+    "REFUSALS",
     "REPLAY_WINDOW",
     "SEAL_BUFFER_SIZE",
     "TUN_BUFFER_SIZE",

@@ -15,10 +15,11 @@ import hmac
 import struct
 from typing import Final
 
+from meshnode.dataplane.drops import DropReason
 from meshnode.dataplane.ratelimit import RateLimiter
 from meshproto.primitives import blake2s_mac
 
-__all__ = ["Gate", "Verdict", "cookie", "is_handshake"]
+__all__ = ["REFUSALS", "Gate", "Verdict", "cookie", "is_handshake"]
 
 MAC_SIZE: Final = 16
 NO_MAC2: Final = bytes(MAC_SIZE)
@@ -52,6 +53,15 @@ class Verdict(enum.Enum):
     UNDER_LOAD = 4
     """Not answered either."""
     RATE_LIMITED = 5
+
+
+REFUSALS: Final = {
+    Verdict.INVALID_LENGTH: DropReason.INVALID_LENGTH,
+    Verdict.INVALID_MAC1: DropReason.INVALID_MAC1,
+    Verdict.UNDER_LOAD: DropReason.UNDER_LOAD,
+    Verdict.RATE_LIMITED: DropReason.RATE_LIMITED,
+}
+"""What is counted for the verdicts that end a message's way."""
 
 
 def is_handshake(datagram: bytes | memoryview) -> bool:

@@ -24,6 +24,7 @@ from meshnode.dataplane import (
     MAX_UNIT_SEGMENTS,
     NO_PEER,
     RECEIVE_BUFFER_SIZE,
+    REFUSALS,
     SEAL_BUFFER_SIZE,
     TUN_BUFFER_SIZE,
     AllowedIPs,
@@ -43,12 +44,10 @@ from meshnode.dataplane import (
     Verdict,
     is_handshake,
 )
+from meshnode.engine.udp_socket import SOL_UDP, U16, UDP_GRO, UDP_SEGMENT
 
 __all__ = ["FastPath", "PureFastPath"]
 
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
 MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own operators cost more than the system call
 ANCILLARY_SIZE: Final = 128
 
@@ -69,15 +68,7 @@ OUT_SIZE: Final = SEAL_BUFFER_SIZE + 2 * FLUSH_AT
 
 TUN_GONE: Final = (errno.EBADFD, errno.EBADF, errno.ENODEV)
 
-_U16: Final = struct.Struct("=H")
 _I32: Final = struct.Struct("=i")
-
-_REFUSALS: Final = {
-    Verdict.INVALID_LENGTH: DropReason.INVALID_LENGTH,
-    Verdict.INVALID_MAC1: DropReason.INVALID_MAC1,
-    Verdict.UNDER_LOAD: DropReason.UNDER_LOAD,
-    Verdict.RATE_LIMITED: DropReason.RATE_LIMITED,
-}
 
 
 class _Flow(NamedTuple):
@@ -308,7 +299,7 @@ class PureFastPath:
                 if len(run) <= stride:
                     flow.sock.sendto(run, flow.to)
                 else:
-                    flow.sock.sendmsg([run], [(SOL_UDP, UDP_SEGMENT, _U16.pack(stride))], 0, flow.to)
+                    flow.sock.sendmsg([run], [(SOL_UDP, UDP_SEGMENT, U16.pack(stride))], 0, flow.to)
             except OSError:
                 pass
             else:
@@ -385,7 +376,7 @@ class PureFastPath:
         elif verdict is Verdict.REPLY:
             turn.cookies_wanted.append((datagram, source))
         else:
-            self._drops[_REFUSALS[verdict]] += 1
+            self._drops[REFUSALS[verdict]] += 1
 
 
 def _source(address: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:

@@ -9,7 +9,6 @@ import errno
 import logging
 import socket
 import struct
-import sys
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,16 +16,13 @@ from typing import Final
 
 from meshnode.dataplane import DropReason, SocketAddress
 from meshproto.addresses import AddrPort
+from stun.socket_drops import dropped
 
 __all__ = ["SendState", "UdpOptions", "UdpSocket", "from_socket_address", "to_socket_address"]
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
-SO_MEMINFO: Final = 55
-MEMINFO_SIZE: Final = 36
-MEMINFO_DROPS: Final = 32
-"""Nine numbers of 32 bits, the last of which are the drops: `linux/sock_diag.h`."""
 IP_MTU_DISCOVER: Final = 10
 IPV6_MTU_DISCOVER: Final = 23
 PMTUDISC_WANT: Final = 1
@@ -44,7 +40,7 @@ SHORT_TAIL: Final = b"\x07"
 
 NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 
-_U16: Final = struct.Struct("=H")
+U16: Final = struct.Struct("=H")
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +112,7 @@ class UdpSocket:
     @property
     def receive_overflow(self) -> int:
         """Datagrams that the kernel dropped because we did not read in time."""
-        try:
-            memory = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE)
-        except OSError:
-            return 0
-        return int.from_bytes(memory[MEMINFO_DROPS:MEMINFO_SIZE], sys.byteorder)
+        return dropped(self._sock)
 
     # --- sending ---
 
@@ -198,7 +190,7 @@ class UdpSocket:
                 return None
             if not len(data) % stride:
                 buffers.append(SHORT_TAIL)
-        ancillary = [(SOL_UDP, UDP_SEGMENT, _U16.pack(stride))]
+        ancillary = [(SOL_UDP, UDP_SEGMENT, U16.pack(stride))]
         for _ in range(2):
             try:
                 self._sock.sendmsg(buffers, ancillary, 0, destination)

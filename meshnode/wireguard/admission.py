@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from meshnode.dataplane import DropReason, Verdict
+from meshnode.dataplane import REFUSALS, DropReason, Verdict
 from meshnode.wireguard import constants
 from meshnode.wireguard.cookie import CookieChecker
 from meshnode.wireguard.source import Source
-
-_REASONS = {
-    Verdict.INVALID_LENGTH: DropReason.INVALID_LENGTH,
-    Verdict.INVALID_MAC1: DropReason.INVALID_MAC1,
-    Verdict.UNDER_LOAD: DropReason.UNDER_LOAD,
-    Verdict.RATE_LIMITED: DropReason.RATE_LIMITED,
-}
 
 
 class Waiting(NamedTuple):
@@ -51,7 +44,7 @@ class Admission:
         verdict = self.checker.judge(message, source, now)
         if verdict is Verdict.ADMIT:
             return self.admit(message, source, now)
-        return verdict if verdict is Verdict.REPLY else _REASONS[verdict]
+        return verdict if verdict is Verdict.REPLY else REFUSALS[verdict]
 
     def admit(self, message: bytes, source: Source, now: float) -> DropReason | None:
         """Queue what the gate admitted."""

@@ -27,5 +27,6 @@ pub mod session;
 pub mod superpacket;
 mod sys;
 pub mod table;
+pub mod turn;
 pub mod virtio;
 pub mod wire;

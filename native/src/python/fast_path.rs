@@ -10,12 +10,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::fast_path::{self, Flow, Message, Moved, Settings, Socket, Tables, Turn};
+use crate::fast_path;
 use crate::gate::Verdict;
 use crate::python::gate::Gate;
 use crate::python::session::Session;
 use crate::python::tables::{AllowedIPs, SessionTable};
 use crate::python::types::Types;
+use crate::turn::{Flow, Message, Moved, Settings, Socket, Tables, Turn};
 
 /// Moves packets between sockets and a tunnel device, as far as Python has decided where they go.
 ///
