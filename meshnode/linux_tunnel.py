@@ -62,7 +62,7 @@ class LinuxTunnel:
         self._handshakes = 0
         self._path_changes = 0
         self._relays = Relays(
-            on_packet=engine.receive_relayed,
+            on_packets=engine.receive_relayed,
             on_peer_gone=self._peer_gone,
             on_change=self._relays_changed,
             mark=mark_socket,

@@ -33,8 +33,6 @@ MAX_LEARNED = 4096
 
 log = logging.getLogger(__name__)
 
-OnPacket = Callable[[int, NodePublic, bytes], None]
-"""Called with the region, the source and the packet."""
 OnPackets = Callable[[int, NodePublic, bytes, int], None]
 """Called with the region, the source, packets one behind the other, and the length of each; the last may be
 shorter. A disco message is alone, and a run fits the data plane's receive buffer."""
@@ -48,20 +46,16 @@ class Relays:
     def __init__(
         self,
         *,
-        on_packet: OnPacket | None = None,
-        on_packets: OnPackets | None = None,
+        on_packets: OnPackets,
         on_peer_gone: OnPeerGone,
         on_change: Callable[[], None],
         mark: MarkSocket,
         make_tls: MakeContext = ssl.create_default_context,
     ) -> None:
-        """Give `on_packets`, or `on_packet` to have them one by one.
-
-        `on_change`: connected, disconnected, or another problem. `mark` is called with each new socket."""
+        """`on_change`: connected, disconnected, or another problem. `mark` is called with each new socket."""
         self.home = 0
         """The region where peers find us; 0 is none."""
-        self._on_packet = on_packet
-        self._on_packets = on_packets or self._one_by_one
+        self._on_packets = on_packets
         self._on_peer_gone = on_peer_gone
         self._on_change = on_change
         self._options = DialOptions(mark=mark, make_tls=make_tls)
@@ -108,12 +102,11 @@ class Relays:
             self._links[region_id].client.note_preferred(True)
         self._open_home()
 
-    def send(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
-        """Relay a packet. While there is no connection, the newest few wait for it."""
-        self.send_packets(region_id, peer, packet, len(packet))
+    def send(self, region_id: int, peer: NodePublic, data: bytes | memoryview, stride: int) -> None:
+        """Relay packets of `stride` bytes, of which the last may be shorter. `data` is copied.
 
-    def send_packets(self, region_id: int, peer: NodePublic, data: bytes | memoryview, stride: int) -> None:
-        """The same for packets of `stride` bytes, of which the last may be shorter. `data` is copied."""
+        While there is no connection, the newest few wait for it.
+        """
         link = self._links.get(region_id)
         if link is None or not link.client.is_connected:
             link = self._link_of(peer) or link or self._open(region_id)
@@ -232,11 +225,6 @@ class Relays:
                 link.problem = reason
                 self._forget_region(region_id)
                 self._told()
-
-    def _one_by_one(self, region_id: int, source: NodePublic, data: bytes, stride: int) -> None:
-        if self._on_packet is not None:
-            for start in range(0, len(data), stride):
-                self._on_packet(region_id, source, data[start : start + stride])
 
     def _told(self) -> None:
         """Something may be wrong: `failure` says so now or, if it lasts, when that is sure."""

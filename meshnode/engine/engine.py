@@ -324,15 +324,18 @@ class Engine:
         else:
             self._count_unknown([(0, len(datagram))])
 
-    def receive_relayed(self, region_id: int, source: NodePublic, packet: bytes) -> None:
-        """A DERP relay of the region brought a packet of `source`."""
+    def receive_relayed(self, region_id: int, source: NodePublic, data: bytes, stride: int) -> None:
+        """A DERP relay of the region brought packets of `source`: of `stride` bytes, the last maybe shorter.
+
+        A disco message comes alone.
+        """
         now = monotonic()
-        if classify_relayed(packet) is Protocol.DISCO:
-            self.paths.receive_derp(packet, source, region_id, now)
+        if classify_relayed(data) is Protocol.DISCO:
+            self.paths.receive_derp(data, source, region_id, now)
             self._flows.forget(now)
-        elif len(packet) <= len(self._opened_buffer):
+        elif len(data) <= len(self._opened_buffer):
             via = DerpDestination(region_id, source)
-            self._count_unknown(self._open(memoryview(packet), len(packet), via, now))
+            self._count_unknown(self._open(memoryview(data), stride, via, now))
         self._finish_turn(now)
 
     def _count_unknown(self, datagrams: Sequence[tuple[int, int]]) -> None:

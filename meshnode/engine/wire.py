@@ -21,8 +21,9 @@ __all__ = ["AuxSockets", "PathCounts", "RelaySend", "Wire"]
 MAX_KNOWN_PATHS: Final = 4096
 """Paths whose kind is remembered."""
 
-RelaySend = Callable[[int, NodePublic, bytes], None]
-"""Gives a datagram for a peer to the DERP relays of a region; it may be lost on the way."""
+RelaySend = Callable[[int, NodePublic, bytes | memoryview, int], None]
+"""Gives datagrams for a peer, all but the last of this length, to the DERP relays of a region. They are
+copied, and may be lost on the way."""
 
 
 def path_kind(via: Via) -> str:
@@ -142,8 +143,7 @@ class Wire:
                 wrapped = memoryview(header + data[start : start + stride])
                 self._udp.send(wrapped, len(wrapped), destination.address)
         else:
-            for start in range(0, len(data), stride):
-                self.relay(destination.region_id, destination.peer, bytes(data[start : start + stride]))
+            self.relay(destination.region_id, destination.peer, data, stride)
 
     def socket_for(self, destination: Destination) -> tuple[UdpSocket, AddrPort] | None:
         """The socket that batches for `destination` leave from as they are, and where to."""
@@ -161,7 +161,7 @@ class Wire:
         """Send a disco message, now or not at all: it is repeated where it matters."""
         payload, destination = datagram.payload, datagram.destination
         if isinstance(destination, DerpDestination):
-            self.relay(destination.region_id, destination.peer, payload)
+            self.relay(destination.region_id, destination.peer, payload, len(payload))
         elif isinstance(destination, AuxPath):
             sock = self._aux.get(destination)
             if sock is not None:
@@ -170,5 +170,5 @@ class Wire:
             address = destination.address if isinstance(destination, RelayPath) else destination
             self._udp.try_send(payload, address, dont_fragment=datagram.dont_fragment)
 
-    def _no_relay(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
-        self.drops[DropReason.NO_DESTINATION] += 1
+    def _no_relay(self, region_id: int, peer: NodePublic, data: bytes | memoryview, stride: int) -> None:
+        self.drops[DropReason.NO_DESTINATION] += -(-len(data) // stride)

@@ -59,7 +59,7 @@ class Node:
         self.marked = 0
         self.changed = asyncio.Event()
         self.relays = Relays(
-            on_packet=lambda *packet: self._note(self.packets, packet),
+            on_packets=self._note_packets,
             on_peer_gone=lambda *gone: self._note(self.gone, gone),
             on_change=self.changed.set,
             mark=self._mark,
@@ -67,6 +67,14 @@ class Node:
 
     def _mark(self, _: socket.socket) -> None:
         self.marked += 1
+
+    def _note_packets(self, region_id: int, source: NodePublic, data: bytes, stride: int) -> None:
+        for start in range(0, len(data), stride):
+            self._note(self.packets, (region_id, source, data[start : start + stride]))
+
+    def send(self, region_id: int, peer: NodePublic, packet: bytes) -> None:
+        """One packet."""
+        self.relays.send(region_id, peer, packet, len(packet))
 
     def _note(self, notes: list[NoteT], note: NoteT) -> None:
         notes.append(note)
@@ -130,7 +138,7 @@ async def talking(sender: Node, peer: Node, region_id: int) -> AsyncIterator[Non
 
     async def send() -> None:
         while True:
-            sender.relays.send(region_id, peer.key.public, b"packet")
+            sender.send(region_id, peer.key.public, b"packet")
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(send())
@@ -152,7 +160,7 @@ async def test_home_and_a_connection_on_demand(
     both = derp_map(region(1, relay), region(2, other_relay))
     await alice.at_home(1, both)
     await bob.at_home(2, both)
-    alice.relays.send(2, BOB.public, b"to your home")
+    alice.send(2, BOB.public, b"to your home")
     await bob.until(lambda: bob.packets == [(2, ALICE.public, b"to your home")])
     assert alice.relays.connected == [1, 2]
     assert alice.relays.home == 1
@@ -170,9 +178,9 @@ async def test_answers_go_where_the_peer_spoke(
     both = derp_map(region(1, relay), region(2, other_relay))
     await alice.at_home(1, both)
     await bob.at_home(2, both)
-    alice.relays.send(2, BOB.public, b"question")
+    alice.send(2, BOB.public, b"question")
     await bob.until(lambda: bool(bob.packets))
-    bob.relays.send(1, ALICE.public, b"answer")
+    bob.send(1, ALICE.public, b"answer")
     await alice.until(lambda: alice.packets == [(2, BOB.public, b"answer")])
     assert bob.relays.connected == [2]
 
@@ -184,7 +192,7 @@ async def test_packets_wait_for_the_connection_and_none_is_lost(
     alice.relays.configure(ALICE, derp_map(region(1, relay)))
     wanted = [b"%d" % number for number in range(32)]
     for packet in wanted:
-        alice.relays.send(1, BOB.public, packet)
+        alice.send(1, BOB.public, packet)
     await bob.until(lambda: len(bob.packets) == 32)
     assert [packet for _, _, packet in bob.packets] == wanted
 
@@ -211,7 +219,7 @@ async def test_datagrams_of_a_tunnel_come_together(relay: RunningRelay, alice: N
         await alice.at_home(1, wanted)
         await alice.until(lambda: relays.is_connected(1))
         data = b"".join(bytes([4, 0, 0, 0, number]) + bytes(95) for number in range(40)) + b"\4\0\0\0end"
-        alice.relays.send_packets(1, BOB.public, memoryview(data), 100)
+        alice.relays.send(1, BOB.public, memoryview(data), 100)
         await alice.until(lambda: sum(len(run[2]) for run in runs) == len(data))
         assert b"".join(run[2] for run in runs) == data
         assert runs[0][:2] == (1, alice.key.public)
@@ -228,7 +236,7 @@ async def test_change_of_home(relay: RunningRelay, other_relay: RunningRelay, al
     await bob.at_home(1, both)
     alice.relays.set_home(2)
     await alice.until(lambda: alice.relays.connected == [1, 2])
-    bob.relays.send(1, ALICE.public, b"to the old home")
+    bob.send(1, ALICE.public, b"to the old home")
     await alice.until(lambda: alice.sources() == [(1, b"to the old home")])
     await alice.until(lambda: alice.relays.connected == [2])
     await asyncio.sleep(0.6)
@@ -240,7 +248,7 @@ async def test_change_of_home(relay: RunningRelay, other_relay: RunningRelay, al
 
 async def test_peer_that_is_not_there(relay: RunningRelay, alice: Node) -> None:
     await alice.at_home(1, derp_map(region(1, relay)))
-    alice.relays.send(1, BOB.public, DISCO)
+    alice.send(1, BOB.public, DISCO)
     await alice.until(lambda: alice.gone == [(BOB.public, 1)])
 
 
@@ -251,7 +259,7 @@ async def test_change_of_the_map(
     assert alice.relays.failure() == "region 7, our home, has no relay in the coordinator's map"
     await alice.at_home(1, derp_map(region(1, relay), region(2, other_relay)))
     await bob.at_home(2, derp_map(region(2, other_relay)))
-    alice.relays.send(2, BOB.public, b"packet")
+    alice.send(2, BOB.public, b"packet")
     await bob.until(lambda: bool(bob.packets))
     alice.relays.configure(ALICE, derp_map(region(1, relay), region(2, other_relay)))
     assert alice.relays.connected == [1, 2]
@@ -260,11 +268,11 @@ async def test_change_of_the_map(
     alice.relays.configure(ALICE, derp_map(region(1, other_relay)))
     await alice.until(lambda: alice.relays.is_connected(1))
     bob.relays.configure(BOB, derp_map(region(2, other_relay)))
-    bob.relays.send(2, ALICE.public, b"to the same relay")
+    bob.send(2, ALICE.public, b"to the same relay")
     await alice.until(lambda: alice.sources() == [(1, b"to the same relay")])
     alice.relays.configure(ALICE, None)
     assert alice.relays.connected == []
-    alice.relays.send(1, BOB.public, b"nowhere to send it")
+    alice.send(1, BOB.public, b"nowhere to send it")
 
 
 async def test_change_of_the_key(relay: RunningRelay, alice: Node, bob: Node) -> None:
@@ -273,7 +281,7 @@ async def test_change_of_the_key(relay: RunningRelay, alice: Node, bob: Node) ->
     await bob.at_home(1, wanted)
     alice.relays.configure(CAROL, wanted)
     await alice.until(lambda: alice.relays.is_connected(1))
-    alice.relays.send(1, BOB.public, b"packet")
+    alice.send(1, BOB.public, b"packet")
     await bob.until(lambda: bob.packets == [(1, CAROL.public, b"packet")])
 
 
@@ -315,7 +323,7 @@ async def test_two_machines_with_one_key(
     await bob.at_home(1, derp_map(region(1, relay)))
     async with node(ALICE) as clone:
         await clone.at_home(1, derp_map(region(1, relay)))
-        alice.relays.send(1, BOB.public, b"I am alice")
+        alice.send(1, BOB.public, b"I am alice")
         await alice.until(lambda: alice.relays.failure() != "")
         assert alice.relays.failure().startswith('relay "r1" says: another machine is connected')
     await alice.until(lambda: alice.relays.failure() == "")
